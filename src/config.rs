@@ -1,0 +1,1 @@
+//! The configuration file, flags and environment, as one validated value.

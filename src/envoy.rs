@@ -1,0 +1,1 @@
+//! Envoy's side of the wire: the bootstrap that points it here.

@@ -1,0 +1,79 @@
+//! The newest snapshot of each workload, and who waits for it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{IdentitySnapshot, Workload};
+
+/// What is known about a workload's identities right now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Availability {
+    /// The source has not answered yet. Clients wait.
+    #[default]
+    Pending,
+    /// The last good state. It may have expired since: the SVIDs say so themselves.
+    Ready(Arc<IdentitySnapshot>),
+    /// The source says that the workload is entitled to nothing (and the grace time is over). The text is the source's own.
+    Denied(Arc<str>),
+}
+
+/// The newest [`Availability`] of each [`Workload`]: written by supervisors, watched by publishers.
+///
+/// The one shared mutable map of the program; its lock is held for a map look-up and never across an await.
+#[derive(Debug, Default)]
+pub struct IdentityStore {
+    states: Mutex<BTreeMap<Workload, watch::Sender<Availability>>>,
+}
+
+impl IdentityStore {
+    /// An empty store: every workload is [`Availability::Pending`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the state of `workload` and wakes its watchers, unless nothing changed. Says whether it did.
+    pub fn publish(&self, workload: &Workload, state: Availability) -> bool {
+        self.sender(workload).send_if_modified(|current| {
+            let changed = *current != state;
+            if changed {
+                *current = state;
+            }
+            changed
+        })
+    }
+
+    /// The state of `workload`, now and as it changes. Slow watchers see only the newest.
+    #[must_use]
+    pub fn watch(&self, workload: &Workload) -> watch::Receiver<Availability> {
+        self.sender(workload).subscribe()
+    }
+
+    fn sender(&self, workload: &Workload) -> watch::Sender<Availability> {
+        // A panic elsewhere cannot leave the map half-written, so a poisoned lock is still good.
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.entry(workload.clone()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_states_wake_nobody() {
+        let store = IdentityStore::new();
+        let mut watch = store.watch(&Workload::Own);
+        assert_eq!(*watch.borrow_and_update(), Availability::Pending);
+        let ready = || Availability::Ready(Arc::new(IdentitySnapshot::default()));
+        assert!(store.publish(&Workload::Own, ready()));
+        assert!(watch.has_changed().unwrap());
+        watch.borrow_and_update();
+        assert!(!store.publish(&Workload::Own, ready()));
+        assert!(!watch.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,32 @@
+//! `spiffe-sds`: identities from any SPIFFE source, streamed to Envoy and every other xDS client.
+//!
+//! Two pure cores that do not know each other, [`identity`] (what we hold) and [`xds`] (what each client has been
+//! told), joined by [`secret`] (how one becomes the other), wrapped by thin IO on both sides:
+//!
+//! ```text
+//!   source (IO)        identity (pure + watch)     secret (pure)          xds (pure)            server (IO)
+//!   Workload API --> Supervisor --> IdentityStore --> SecretCatalog --> ResourceSet --> Subscription --> drive --> Envoy
+//! ```
+//!
+//! Layers import only downward, and `tests/architecture.rs` holds them to it:
+//! `main > cli > app > {server, source, dev} > {secret, telemetry} > {identity, xds} > lifecycle`.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+#[cfg(feature = "dev-issuer")]
+pub mod dev;
+pub mod envoy;
+pub mod identity;
+pub mod lifecycle;
+pub mod secret;
+pub mod server;
+pub mod source;
+pub mod telemetry;
+pub mod xds;
+
+/// Generated from `proto/`: what the SPIFFE Workload API says on the wire.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub(crate) mod workload_api_proto {
+    include!(concat!(env!("OUT_DIR"), "/_.rs"));
+}

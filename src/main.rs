@@ -1,0 +1,2 @@
+//! Exit codes, allocator, runtime; nothing else.
+fn main() {}
