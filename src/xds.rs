@@ -1,1 +1,56 @@
-//! The xDS protocol.
+//! What each client has been told: the xDS state machine, pure.
+//!
+//! Nothing here knows sockets, clocks or secrets. A stream is a [`StreamState`]; the loop that drives it calls, in
+//! this order and again whenever something happened:
+//!
+//! 1. *inputs*: [`StreamState::on_sotw`] or [`StreamState::on_delta`] for every request that is ready. They say what
+//!    was heard and never produce output themselves, so a burst of requests is answered once.
+//! 2. *outputs*: [`StreamState::poll`] with the newest [`ResourceSet`], until it returns `None`. Each call yields at
+//!    most one response, so a slow client is at most one resource behind and never owns a queue of old ones.
+//!
+//! One [`Subscription`] serves all four streaming variants. They differ only in how a request edits the interest
+//! (replace, or add and remove), whether absence can be said (delta only) and in rendering.
+//!
+//! Rules and their sources: the xDS protocol (`docs/root/api-docs/xds_protocol.rst` in envoyproxy/envoy) and
+//! `source/common/secret/sds_api.cc` for what Envoy really does with a Secret.
+
+mod foreign;
+mod name;
+mod request;
+mod resource;
+mod response;
+mod stream;
+mod subscription;
+
+pub use name::ResourceName;
+pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
+pub use resource::{Absence, Lookup, Origin, Rank, Resource, ResourceSet, Version};
+pub use response::Frame;
+pub use stream::{Event, Outgoing, Refusal, Service, StreamState};
+pub use subscription::{Answer, Heard, Limits, Status, Subscription, TooManyNames, Update};
+
+/// Which of the two protocols a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// State of the world: every request carries the whole list of names.
+    Sotw,
+    /// Incremental: requests carry additions and removals.
+    Delta,
+}
+
+impl Variant {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sotw => "sotw",
+            Self::Delta => "delta",
+        }
+    }
+}
+
+/// The type URL of the one resource type that is served.
+pub const SECRET_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+#[cfg(test)]
+mod properties;

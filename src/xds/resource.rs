@@ -1,0 +1,282 @@
+//! Resources: named, versioned bytes, encoded once and shared by every stream.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::{
+    ResourceName, Variant,
+    response::{self, Frames},
+};
+
+/// A resource's version: opaque to clients, a content digest to us, so that it is equal on every replica and after a
+/// restart and a reconnecting client that already holds it is not sent it again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(Arc<str>);
+
+impl Version {
+    /// The digest of `parts`; each part's length counts, so moving a byte between parts changes it.
+    /// Parts must be public: a version ends up in logs, statistics and dumps.
+    #[must_use]
+    pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let full = context.finish();
+        let hex: String = full.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Self(Arc::from(hex))
+    }
+
+    /// A version as a client claims it.
+    #[must_use]
+    pub fn claimed(version: &str) -> Self {
+        Self(Arc::from(version))
+    }
+
+    /// The version as it goes on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The order in which resources of one change are sent: trust before the certificates that need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rank {
+    /// Validation contexts.
+    Trust,
+    /// Certificates and everything else.
+    Credential,
+}
+
+/// What every response says about itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The type URL of the resources.
+    pub type_url: &'static str,
+    /// `ControlPlane.identifier`; shown by Envoy as `control_plane.identifier`.
+    pub control_plane: String,
+}
+
+/// One version of one named resource.
+///
+/// Its frames are built on first use and then shared by every stream: the number of copies of a private key depends on
+/// the number of names and not on the number of clients. All of them are wiped when the last stream lets go.
+pub struct Resource {
+    name: ResourceName,
+    version: Version,
+    rank: Rank,
+    listed: bool,
+    body: Zeroizing<Vec<u8>>,
+    origin: Arc<Origin>,
+    sotw: OnceLock<Frames>,
+    delta: OnceLock<Frames>,
+}
+
+impl Resource {
+    /// A resource whose `body` is an encoded message of `origin.type_url` that itself carries `name`.
+    #[must_use]
+    pub fn new(
+        name: ResourceName,
+        version: Version,
+        rank: Rank,
+        listed: bool,
+        body: Zeroizing<Vec<u8>>,
+        origin: Arc<Origin>,
+    ) -> Self {
+        Self { name, version, rank, listed, body, origin, sotw: OnceLock::new(), delta: OnceLock::new() }
+    }
+
+    /// The name it is asked by.
+    #[must_use]
+    pub fn name(&self) -> &ResourceName {
+        &self.name
+    }
+
+    /// The digest of its public content.
+    #[must_use]
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// When it is sent among others.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// Whether a wildcard subscription includes it; aliases are not listed.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// What responses that carry it say about themselves.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The encoded message.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(super) fn frames(&self, variant: Variant) -> &Frames {
+        match variant {
+            Variant::Sotw => self.sotw.get_or_init(|| response::encode(self, Variant::Sotw)),
+            Variant::Delta => self.delta.get_or_init(|| response::encode(self, Variant::Delta)),
+        }
+    }
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resource({} @ {}, {} bytes)", self.name, self.version, self.body.len())
+    }
+}
+
+/// What a name means right now.
+#[derive(Clone, Debug)]
+pub enum Lookup<'a> {
+    /// Here it is.
+    Available(&'a Arc<Resource>),
+    /// Not now, perhaps later: say nothing, whatever the client holds.
+    Withheld,
+    /// Not now, perhaps later, and what the client may hold is withdrawn.
+    Absent,
+    /// Never for this peer.
+    Impossible,
+}
+
+/// Says of a name that is not in a set whether it could ever be.
+pub type Absence = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Every resource a peer may have, as of one moment. Shared by all streams of that peer's kind.
+#[derive(Clone)]
+pub struct ResourceSet {
+    state: Version,
+    known: bool,
+    resources: BTreeMap<ResourceName, Option<Arc<Resource>>>,
+    possible: Absence,
+}
+
+impl ResourceSet {
+    /// Nothing is known yet: every name is withheld.
+    #[must_use]
+    pub fn pending() -> Self {
+        let state = Version::claimed("pending");
+        Self { state, known: false, resources: BTreeMap::new(), possible: Arc::new(|_| true) }
+    }
+
+    /// A complete set. `withheld` names exist but must not be sent now (an expired certificate, say);
+    /// `possible` says of any other name whether it could exist later.
+    #[must_use]
+    pub fn new(
+        resources: impl IntoIterator<Item = Arc<Resource>>,
+        withheld: impl IntoIterator<Item = ResourceName>,
+        possible: Absence,
+    ) -> Self {
+        let mut all: BTreeMap<_, _> = withheld.into_iter().map(|name| (name, None)).collect();
+        all.extend(resources.into_iter().map(|resource| (resource.name.clone(), Some(resource))));
+        let state = Version::digest(all.iter().flat_map(|(name, resource)| {
+            let version = resource.as_ref().map_or("", |resource| resource.version.as_str());
+            [name.as_str().as_bytes(), version.as_bytes()]
+        }));
+        Self { state, known: true, resources: all, possible }
+    }
+
+    /// A digest over every name and version: equal sets have nothing new to say.
+    #[must_use]
+    pub fn state(&self) -> &Version {
+        &self.state
+    }
+
+    /// Whether the source has spoken at all.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// What `name` means right now.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Lookup<'_> {
+        match self.resources.get(name) {
+            _ if !self.known => Lookup::Withheld,
+            Some(Some(resource)) => Lookup::Available(resource),
+            Some(None) => Lookup::Withheld,
+            None if (self.possible)(name) => Lookup::Absent,
+            None => Lookup::Impossible,
+        }
+    }
+
+    /// Every resource that can be sent now, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values().flatten()
+    }
+
+    /// What a wildcard subscription includes.
+    pub fn listed(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.iter().filter(|resource| resource.listed)
+    }
+}
+
+impl fmt::Debug for ResourceSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.resources.keys()).finish()
+    }
+}
+
+/// Bytes with one owner, wiped when the last clone is dropped.
+pub(super) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
+    struct Wiped(Zeroizing<Vec<u8>>);
+    impl AsRef<[u8]> for Wiped {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Wiped(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_depend_on_content_and_on_where_parts_end() {
+        let digest = |parts: &[&[u8]]| Version::digest(parts.iter().copied());
+        assert_eq!(digest(&[b"ab", b"c"]), digest(&[b"ab", b"c"]));
+        assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
+        assert_eq!(digest(&[b""]).as_str().len(), 32);
+    }
+
+    #[test]
+    fn a_pending_set_withholds_everything() {
+        assert!(matches!(ResourceSet::pending().lookup("anything"), Lookup::Withheld));
+        let known = ResourceSet::new([], [ResourceName::new("w")], Arc::new(|name| name == "later"));
+        assert!(matches!(known.lookup("w"), Lookup::Withheld));
+        assert!(matches!(known.lookup("later"), Lookup::Absent));
+        assert!(matches!(known.lookup("never"), Lookup::Impossible));
+    }
+}

@@ -1,0 +1,40 @@
+//! Responses that were sent and not yet answered.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::xds::{ResourceName, Version};
+
+/// A client that answers nothing costs this many entries; the answer to an older response counts as stale.
+const KEPT: usize = 1024;
+
+/// One response that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) nonce: Box<str>,
+    /// `None` for a response that only named absences.
+    pub(super) resource: Option<(ResourceName, Version)>,
+    /// The age of the stream when it was sent.
+    pub(super) at: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outstanding(VecDeque<Sent>);
+
+impl Outstanding {
+    pub(super) fn push(&mut self, sent: Sent) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(sent);
+    }
+
+    /// Clients answer in order, so the match is nearly always the first.
+    pub(super) fn take(&mut self, nonce: &str) -> Option<Sent> {
+        let at = self.0.iter().position(|sent| *sent.nonce == *nonce)?;
+        self.0.remove(at)
+    }
+
+    pub(super) fn contains(&self, nonce: &str) -> bool {
+        self.0.iter().any(|sent| *sent.nonce == *nonce)
+    }
+}
