@@ -1,5 +1,9 @@
 //! What a resource name denotes.
 
+use std::borrow::Cow;
+
+use crate::identity::{SpiffeId, TrustDomain};
+
 /// The three names that are not SPIFFE IDs, with SPIRE's defaults (`sds` block of its agent configuration).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
@@ -14,5 +18,101 @@ pub struct Naming {
 impl Default for Naming {
     fn default() -> Self {
         Self { default_svid: "default".into(), default_bundle: "ROOTCA".into(), all_bundles: "ALL".into() }
+    }
+}
+
+/// What a name denotes, whether or not such a thing exists now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretName {
+    /// The default identity.
+    DefaultSvid,
+    /// The identity with this SPIFFE ID.
+    Svid(SpiffeId),
+    /// The workload's own trust domain.
+    OwnBundle,
+    /// This trust domain.
+    Bundle(TrustDomain),
+    /// Every known trust domain.
+    AllBundles,
+}
+
+impl SecretName {
+    /// Reads a name as clients write it; `None` denotes nothing, now or ever.
+    ///
+    /// Where two of the configured names are equal the order is SPIRE's: default SVID, default bundle, all bundles.
+    #[must_use]
+    pub fn parse(name: &str, naming: &Naming) -> Option<Self> {
+        let name = decode_dots(name);
+        if *name == *naming.default_svid {
+            return Some(Self::DefaultSvid);
+        }
+        if *name == *naming.default_bundle {
+            return Some(Self::OwnBundle);
+        }
+        if *name == *naming.all_bundles {
+            return Some(Self::AllBundles);
+        }
+        // The parsers also read a bare "example.org" and fold upper case; a resource name is the full ID, byte for byte.
+        let authority = name.strip_prefix("spiffe://")?;
+        if authority.contains('/') {
+            let id = SpiffeId::new(&*name).ok().filter(|id| id.to_string() == *name);
+            return id.map(Self::Svid);
+        }
+        let td = TrustDomain::new(authority).ok().filter(|td| td.as_ref() == authority);
+        td.map(Self::Bundle)
+    }
+}
+
+/// The dot-free spelling of a name, if it differs: Envoy builds statistics from secret names and splits those at dots,
+/// which tears its Prometheus metrics apart (envoy#42211). A SPIFFE ID never contains `%`, so nothing is ambiguous.
+#[must_use]
+pub fn dot_free(name: &str) -> Option<String> {
+    name.contains('.').then(|| name.replace('.', "%2E"))
+}
+
+fn decode_dots(name: &str) -> Cow<'_, str> {
+    if name.contains('%') { Cow::Owned(name.replace("%2E", ".")) } else { Cow::Borrowed(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str) -> Option<SecretName> {
+        SecretName::parse(name, &Naming::default())
+    }
+
+    #[test]
+    fn names_as_spire_reads_them() {
+        assert_eq!(parse("default"), Some(SecretName::DefaultSvid));
+        assert_eq!(parse("ROOTCA"), Some(SecretName::OwnBundle));
+        assert_eq!(parse("ALL"), Some(SecretName::AllBundles));
+        let id = SpiffeId::new("spiffe://example.org/w").unwrap();
+        assert_eq!(parse("spiffe://example.org/w"), Some(SecretName::Svid(id)));
+        let td = TrustDomain::new("example.org").unwrap();
+        assert_eq!(parse("spiffe://example.org"), Some(SecretName::Bundle(td)));
+    }
+
+    #[test]
+    fn dot_free_names_denote_the_same() {
+        for name in ["spiffe://example.org/w.v1", "spiffe://example.org"] {
+            assert_eq!(parse(&dot_free(name).unwrap()), parse(name));
+        }
+        assert_eq!(dot_free("default"), None);
+    }
+
+    #[test]
+    fn everything_else_denotes_nothing() {
+        for name in
+            ["", "example.org", "DEFAULT", "file-root:system", "spiffe://", "spiffe://UPPER/x", "spiffe://a/../b", "*"]
+        {
+            assert_eq!(parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_default_bundle_wins_over_all_bundles() {
+        let naming = Naming { default_bundle: "ALL".into(), ..Naming::default() };
+        assert_eq!(SecretName::parse("ALL", &naming), Some(SecretName::OwnBundle));
     }
 }

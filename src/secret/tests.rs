@@ -1,0 +1,1 @@
+//! Names, flavours and absence, as SPIRE has them and where we differ.
