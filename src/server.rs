@@ -1,8 +1,47 @@
 //! Serves xDS on sockets.
+//!
+//! [`Server::bind`] opens every listener, so that clients can connect before there is anything to say;
+//! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
+//! what has not finished by the deadline is closed.
 
+mod connection;
+mod drive;
+mod fetch;
+mod health;
+mod inbound;
 pub mod listen;
+mod observe;
+mod peer;
+mod publish;
+mod service;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    sync::{Semaphore, broadcast, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+pub use listen::{Bound, ListenError};
+pub use observe::{Client, StreamEvent};
+pub use peer::Peer;
+
+use crate::{
+    identity::Availability,
+    secret::{self, SecretCatalog},
+    xds::{Origin, SECRET_TYPE_URL},
+};
+use connection::Acceptor;
+use listen::Socket;
+use peer::PeerStreams;
+use publish::{Feeds, Publisher};
+use service::{Aggregated, Secrets};
+
+/// Events that a slow listener may lag behind before it misses some.
+const EVENTS_KEPT: usize = 4096;
 
 /// What is served where, and how much of it to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,5 +94,108 @@ impl Default for Limits {
             names_per_stream: 16_384,
             request_bytes: 1 << 20,
         }
+    }
+}
+
+/// Why a server ended that was not told to.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// A task panicked.
+    #[error("a part of the server failed; this is a bug, please report it with the log")]
+    Failed(#[source] tokio::task::JoinError),
+    /// A task returned, because the identities it follows are gone.
+    #[error("a part of the server ended unexpectedly; this is a bug, please report it with the log")]
+    Ended,
+}
+
+/// What every stream needs, shared by all of them.
+struct Shared {
+    secrets: secret::Config,
+    limits: Limits,
+    origin: Arc<Origin>,
+    feeds: Feeds,
+    peers: PeerStreams,
+    events: broadcast::Sender<StreamEvent>,
+}
+
+/// A server whose listeners are open.
+pub struct Server {
+    config: Arc<Config>,
+    sockets: Vec<Socket>,
+    publisher: Publisher,
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Opens every listener. Nothing is accepted before [`Server::run`], but clients may already connect.
+    ///
+    /// # Errors
+    /// [`ListenError`] for the first listener that cannot be opened; those opened before it are closed.
+    pub async fn bind(config: Config, secrets: secret::Config) -> Result<Self, ListenError> {
+        let mut sockets = Vec::new();
+        for listener in &config.listeners {
+            sockets.push(Socket::open(listener).await?);
+        }
+        let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
+        let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
+        let catalog = SecretCatalog::new(secrets.naming.clone(), origin.clone());
+        let (publisher, feeds) = Publisher::new(catalog, &secrets);
+        let shared = Shared {
+            secrets,
+            limits: config.limits,
+            origin,
+            feeds,
+            peers: PeerStreams::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+        };
+        Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared) })
+    }
+
+    /// Where the listeners really listen, in the configuration's order.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Bound> {
+        self.sockets.iter().map(Socket::bound).collect()
+    }
+
+    /// What happens on streams from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<StreamEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Serves what `states` holds until `stop`, then drains. Returns when the last connection is gone, the drain
+    /// deadline at the latest.
+    ///
+    /// # Errors
+    /// [`ServerError`] when a part of the server ended though nobody asked for it; the rest is drained first.
+    pub async fn run(self, states: watch::Receiver<Availability>, stop: CancellationToken) -> Result<(), ServerError> {
+        let stop = stop.child_token();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let routes = Routes::new(Secrets(self.shared.clone()))
+            .add_service(Aggregated(self.shared.clone()))
+            .add_service(health)
+            .prepare();
+        let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.publisher.run(states.clone(), stop.clone()));
+        tasks.spawn(health::follow(reporter, states, stop.clone()));
+        for socket in self.sockets {
+            let (config, routes) = (self.config.clone(), routes.clone());
+            let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone() };
+            tasks.spawn(acceptor.run(socket));
+        }
+        let mut failure = None;
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                failure = Some(ServerError::Failed(error));
+            } else if !stop.is_cancelled() {
+                failure.get_or_insert(ServerError::Ended);
+            }
+            // One part less is no server: better restarted than half alive.
+            if failure.is_some() {
+                stop.cancel();
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 }

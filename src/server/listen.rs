@@ -1,6 +1,13 @@
 //! Listeners: Unix domain sockets and loopback TCP.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod unix;
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+pub(super) use unix::UnixSocket;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,4 +29,81 @@ pub struct UnixConfig {
     pub owner: Option<u32>,
     /// The group of the socket file; ours if absent.
     pub group: Option<u32>,
+}
+
+/// Where a listener really listens, after ports were chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A Unix domain socket.
+    Unix(PathBuf),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// Why a listener cannot be opened.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Somebody answers on the socket.
+    #[error("{} is served by another process; stop it or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// The path is taken by something that is not a socket.
+    #[error("{} exists and is not a socket; move it away or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The directory of the socket does not exist.
+    #[error("the directory of {} does not exist; create it (systemd: RuntimeDirectory=)", .0.display())]
+    NoDirectory(PathBuf),
+    /// An address that anybody on the network could reach.
+    #[error(
+        "{0} is not a loopback address: clients on TCP are not authenticated, so anybody who reaches it would be handed private keys; use a Unix socket or 127.0.0.1"
+    )]
+    NotLoopback(SocketAddr),
+    /// The operating system said no.
+    #[error("cannot {action} {what}")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// An open listener of either kind.
+pub(super) enum Socket {
+    Unix(UnixSocket),
+    Tcp(TcpListener, SocketAddr),
+}
+
+impl Socket {
+    /// Opens the listener.
+    pub(super) async fn open(config: &Config) -> Result<Self, ListenError> {
+        match config {
+            Config::Unix(unix) => UnixSocket::open(unix).map(Self::Unix),
+            Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
+            Config::Tcp(address) => {
+                let os = |source| ListenError::Os { action: "listen on", what: address.to_string(), source };
+                let listener = TcpListener::bind(address).await.map_err(os)?;
+                let bound = listener.local_addr().map_err(os)?;
+                Ok(Self::Tcp(listener, bound))
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub(super) fn bound(&self) -> Bound {
+        match self {
+            Self::Unix(socket) => Bound::Unix(socket.path().to_owned()),
+            Self::Tcp(_, bound) => Bound::Tcp(*bound),
+        }
+    }
 }

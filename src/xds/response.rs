@@ -113,9 +113,7 @@ pub(super) fn encode(resource: &Resource, variant: Variant) -> Frames {
         put_string(&mut whole, field::resource::NAME, name);
         put_length_key(&mut whole, field::resource::RESOURCE, any);
     }
-    put_string(&mut whole, field::any::TYPE_URL, origin.type_url);
-    put_length_key(&mut whole, field::any::VALUE, resource.body().len());
-    whole.put_slice(resource.body());
+    put_any(&mut whole, origin, resource);
     let whole = wiped(Zeroizing::new(whole));
     let tail = whole.slice(tail_at..);
     Frames { whole, tail, version_info, nonce }
@@ -138,6 +136,23 @@ pub(super) fn without_resources(
         put_string(&mut head, field::REMOVED, name.as_str());
     }
     Frame { head: head.freeze(), tail: None }
+}
+
+/// The answer to a unary request: all resources in one message, without version and nonce, as SPIRE answers it.
+#[must_use]
+pub fn unary_frame(origin: &Origin, resources: &[&Resource]) -> Bytes {
+    let any_len = |resource: &Resource| {
+        string_len(field::any::TYPE_URL, origin.type_url) + bytes_len(field::any::VALUE, resource.body().len())
+    };
+    let rest: usize = resources.iter().map(|resource| bytes_len(field::RESOURCES, any_len(resource))).sum();
+    let envelope = Envelope::of(Variant::Sotw, origin, "", "");
+    let mut out = Vec::with_capacity(5 + envelope.len() + rest);
+    envelope.put(&mut out, rest);
+    for resource in resources {
+        put_length_key(&mut out, field::RESOURCES, any_len(resource));
+        put_any(&mut out, origin, resource);
+    }
+    wiped(Zeroizing::new(out))
 }
 
 /// What a SotW client that holds exactly these resources has as `version_info`. Pairs must come sorted by name.
@@ -185,6 +200,12 @@ fn control_plane_field(variant: Variant) -> u32 {
         Variant::Sotw => field::SOTW_CONTROL_PLANE,
         Variant::Delta => field::DELTA_CONTROL_PLANE,
     }
+}
+
+fn put_any(out: &mut impl BufMut, origin: &Origin, resource: &Resource) {
+    put_string(out, field::any::TYPE_URL, origin.type_url);
+    put_length_key(out, field::any::VALUE, resource.body().len());
+    out.put_slice(resource.body());
 }
 
 fn put_length_key(out: &mut impl BufMut, tag: u32, len: usize) {

@@ -1,0 +1,169 @@
+//! The only protocol loop: a response body that is polled into answering.
+//!
+//! A generated streaming handler costs a task, a channel and two buffers a stream, and leaves copies of the private
+//! key in each of them. This body costs the state itself, hands out frames that all streams share, and is polled only
+//! when the client can take more: a client that never reads holds one resource set and not a queue.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::Stream as _;
+use http_body::Frame;
+use tokio::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Status, body::Body};
+
+use super::{
+    Shared,
+    inbound::Inbound,
+    observe::StreamObserver,
+    peer::{Peer, StreamPermit},
+    publish::Feed,
+};
+use crate::{
+    secret::Flavour,
+    xds::{Limits, Refusal, ResourceSet, Service, StreamState, Wire},
+};
+
+/// Requests taken in before other streams of the connection get their turn.
+const BURST: usize = 64;
+
+/// One stream, as the body of its response.
+pub(super) struct Drive<W> {
+    shared: Arc<Shared>,
+    inbound: Inbound<W>,
+    state: StreamState,
+    feed: WatchStream<Feed>,
+    now: Option<Arc<ResourceSet>>,
+    /// The second half of a frame whose first half is on its way.
+    tail: Option<Bytes>,
+    ended: bool,
+    opened: Instant,
+    observer: StreamObserver,
+    _permit: StreamPermit,
+    wire: PhantomData<fn() -> W>,
+}
+
+impl<W: Wire> Drive<W> {
+    /// A stream of `peer` that begins now.
+    pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
+        let limits = Limits { names: shared.limits.names_per_stream as usize };
+        let wildcard = shared.secrets.wildcard;
+        Self {
+            inbound: Inbound::new(body, shared.limits.request_bytes as usize),
+            state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
+            // The flavour is known with the first request; until then any feed will do to hear of the end.
+            feed: WatchStream::new(shared.feeds.of(Flavour::Spiffe)),
+            now: None,
+            tail: None,
+            ended: false,
+            opened: Instant::now(),
+            observer: StreamObserver::new(shared.events.clone(), W::VARIANT, service, peer),
+            _permit: permit,
+            wire: PhantomData,
+            shared,
+        }
+    }
+
+    fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Takes in every request that is ready; `Err` ends the stream.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        for _ in 0..BURST {
+            match self.inbound.poll_message(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Ok(message))) => self.on_message(message)?,
+                Poll::Ready(Some(Err(status))) => return Err(status),
+                Poll::Ready(None) => return Err(Status::ok("")),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: W) -> Result<(), Status> {
+        let age = self.age();
+        let event = self.state.on_request(message, age).map_err(|refusal| self.refuse(&refusal))?;
+        if let Some(node) = &event.node {
+            let flavour = Flavour::of(node, &self.shared.secrets);
+            if flavour != Flavour::Spiffe {
+                self.feed = WatchStream::new(self.shared.feeds.of(flavour));
+                self.now = None;
+            }
+        }
+        self.observer.heard(&event, &self.state);
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Status {
+        match refusal {
+            Refusal::TooManyNames(_) => Status::resource_exhausted(refusal.to_string()),
+            Refusal::WrongType(_) | Refusal::NoType => Status::invalid_argument(refusal.to_string()),
+        }
+    }
+
+    /// Looks at the newest resources; `false` when the server is going away.
+    fn follow(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match Pin::new(&mut self.feed).poll_next(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Some(Feed::Live(set))) => self.now = Some(set),
+                Poll::Ready(Some(Feed::Closing) | None) => return false,
+            }
+        }
+    }
+
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.ended = true;
+        self.observer.ended(status);
+        let mut trailers = http::HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+}
+
+impl<W: Wire> http_body::Body for Drive<W> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = &mut *self;
+        if let Some(tail) = this.tail.take() {
+            return Poll::Ready(Some(Ok(Frame::data(tail))));
+        }
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        // Requests first: the first one decides which feed is followed.
+        if let Err(status) = this.hear(cx) {
+            return this.end(&status);
+        }
+        if !this.follow(cx) {
+            return this.end(&Status::ok(""));
+        }
+        let age = this.age();
+        let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {
+            return Poll::Pending;
+        };
+        this.observer.sent(&outgoing);
+        this.tail = outgoing.frame.tail;
+        Poll::Ready(Some(Ok(Frame::data(outgoing.frame.head))))
+    }
+}
+
+impl<W> fmt::Debug for Drive<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drive").field("state", &self.state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+//! `FetchSecrets`: one answer from what is known now.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tonic::{Status, body::Body};
+
+use super::{Shared, inbound::Inbound, publish::Feed, service::respond};
+use crate::{
+    secret::Flavour,
+    xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
+};
+
+/// How long a client may take to send its one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers one `FetchSecrets` call, from the request's body to the response's.
+pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
+    let mut inbound = Inbound::<WireSotw>::new(request.into_body(), shared.limits.request_bytes as usize);
+    let first = tokio::time::timeout(PATIENCE, poll_fn(|cx| inbound.poll_message(cx))).await;
+    let result = match first {
+        Ok(Some(Ok(message))) => fetch(&shared, message),
+        Ok(Some(Err(status))) => Err(status),
+        Ok(None) => Err(Status::invalid_argument("the request is empty; send one DiscoveryRequest")),
+        Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
+    };
+    match result {
+        Ok(message) => respond(unary(message)),
+        Err(status) => status.into_http(),
+    }
+}
+
+fn fetch(shared: &Shared, mut message: WireSotw) -> Result<Bytes, Status> {
+    let node = message.take_node().map(Node::from).unwrap_or_default();
+    if !matches!(message.type_url.as_str(), "" | SECRET_TYPE_URL) {
+        let asked = xds::ResourceName::new(&message.type_url);
+        return Err(Status::invalid_argument(format!("only {SECRET_TYPE_URL} is served here, not {asked}")));
+    }
+    let limit = shared.limits.names_per_stream as usize;
+    if message.resource_names.len() > limit {
+        return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
+    }
+    let feed = shared.feeds.of(Flavour::of(&node, &shared.secrets));
+    let Feed::Live(now) = feed.borrow().clone() else {
+        return Err(Status::unavailable("the server is shutting down; ask again"));
+    };
+    if !now.is_known() {
+        return Err(Status::unavailable("no identity has been received yet; ask again"));
+    }
+    let found = select(&now, &mut message.resource_names, shared.secrets.wildcard);
+    if found.is_empty() {
+        return Err(Status::not_found("none of these names is available to this client"));
+    }
+    Ok(xds::unary_frame(&shared.origin, &found))
+}
+
+/// What of the names there is, in their order and once each; everything listed when all may be asked for and nothing was.
+fn select<'a>(now: &'a ResourceSet, names: &mut Vec<String>, wildcard: bool) -> Vec<&'a Resource> {
+    names.retain(|name| !name.is_empty());
+    if names.is_empty() && wildcard {
+        return now.listed().map(AsRef::as_ref).collect();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let found = names.iter().filter_map(|name| match now.lookup(name) {
+        Lookup::Available(resource) => Some(resource.as_ref()),
+        _ => None,
+    });
+    found.collect()
+}
+
+/// A body of one message and an OK.
+fn unary(message: Bytes) -> Body {
+    let mut trailers = HeaderMap::new();
+    // "0" is always a valid header value, so this cannot fail.
+    let _ = Status::ok("").add_header(&mut trailers);
+    let frames = [Ok::<_, Status>(Frame::data(message)), Ok(Frame::trailers(trailers))];
+    Body::new(StreamBody::new(tokio_stream::iter(frames)))
+}

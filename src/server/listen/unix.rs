@@ -1,0 +1,159 @@
+//! A Unix domain socket that stays where it was put.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener as StdListener, UnixStream as StdStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use notify::{RecursiveMode, Watcher as _};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+
+use super::{ListenError, UnixConfig};
+
+/// A bound socket whose file is watched: Istio's agent, and cleaners of temporary directories, unlink it under us.
+pub(in super::super) struct UnixSocket {
+    config: UnixConfig,
+    listener: UnixListener,
+    /// Which file is ours: device and inode.
+    identity: (u64, u64),
+    changes: mpsc::Receiver<()>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl UnixSocket {
+    /// Binds the socket. It gets its mode and owner before anybody can connect: it is bound under another name and moved
+    /// into place.
+    pub(super) fn open(config: &UnixConfig) -> Result<Self, ListenError> {
+        clear_stale(&config.path)?;
+        let (listener, identity) = bind(config)?;
+        let (notices, changes) = mpsc::channel(1);
+        let watcher = watch_directory(&config.path, notices);
+        if watcher.is_none() {
+            tracing::warn!(path = %config.path.display(), "the socket's directory cannot be watched, an unlinked socket will not be bound again");
+        }
+        Ok(Self { config: config.clone(), listener, identity, changes, _watcher: watcher })
+    }
+
+    /// The socket file.
+    pub(super) fn path(&self) -> &Path {
+        &self.config.path
+    }
+
+    /// The next connection. Binds again when the file is gone.
+    pub(in super::super) async fn accept(&mut self) -> io::Result<UnixStream> {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => return accepted.map(|(stream, _)| stream),
+                Some(()) = self.changes.recv() => self.rebind_if_gone(),
+            }
+        }
+    }
+
+    fn rebind_if_gone(&mut self) {
+        match identity(&self.config.path) {
+            Some(found) if found == self.identity => {}
+            // Somebody else's now. Taking it back would be a fight; connections that we have go on.
+            Some(_) => {
+                tracing::error!(path = %self.config.path.display(), "the socket was replaced by another process")
+            }
+            None => match bind(&self.config) {
+                Ok((listener, identity)) => {
+                    tracing::warn!(path = %self.config.path.display(), "the socket was unlinked, bound again");
+                    (self.listener, self.identity) = (listener, identity);
+                }
+                Err(error) => {
+                    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(path = %self.config.path.display(), %error, source, "the socket was unlinked and cannot be bound again");
+                }
+            },
+        }
+    }
+}
+
+/// Removes the socket file, unless it is no longer ours.
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if identity(&self.config.path) == Some(self.identity) {
+            let _ = fs::remove_file(&self.config.path);
+        }
+    }
+}
+
+/// Makes way for our socket: only a socket that nobody serves is removed.
+fn clear_stale(path: &Path) -> Result<(), ListenError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        return Err(ListenError::NoDirectory(path.to_owned()));
+    }
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.to_owned()));
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "removing a stale socket that nobody serves");
+            fs::remove_file(path).map_err(|source| os("remove the stale socket", path, source))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(os("probe the existing socket", path, source)),
+        Ok(_) => Err(ListenError::InUse(path.to_owned())),
+    }
+}
+
+fn bind(config: &UnixConfig) -> Result<(UnixListener, (u64, u64)), ListenError> {
+    let path = &config.path;
+    let staged = staged_path(path);
+    let _ = fs::remove_file(&staged);
+    let result = stage(config, &staged).and_then(|listener| {
+        let identity = identity(&staged).ok_or_else(|| os("find", &staged, io::ErrorKind::NotFound.into()))?;
+        fs::rename(&staged, path).map_err(|source| os("move the socket to", path, source))?;
+        Ok((listener, identity))
+    });
+    if result.is_err() {
+        let _ = fs::remove_file(&staged);
+    }
+    result
+}
+
+fn stage(config: &UnixConfig, staged: &Path) -> Result<UnixListener, ListenError> {
+    let listener = StdListener::bind(staged).map_err(|source| os("bind", &config.path, source))?;
+    let mode = fs::Permissions::from_mode(config.mode);
+    fs::set_permissions(staged, mode).map_err(|source| os("set the mode of", &config.path, source))?;
+    if config.owner.is_some() || config.group.is_some() {
+        std::os::unix::fs::chown(staged, config.owner, config.group)
+            .map_err(|source| os("set the owner of", &config.path, source))?;
+    }
+    listener.set_nonblocking(true).map_err(|source| os("configure", &config.path, source))?;
+    UnixListener::from_std(listener).map_err(|source| os("listen on", &config.path, source))
+}
+
+/// A short name beside the socket: the whole path of a socket must fit into 107 bytes.
+fn staged_path(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{:08x}", fastrand::u32(..)))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn watch_directory(path: &Path, notices: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut watcher = notify::recommended_watcher(move |_| {
+        // A full channel already holds a notice.
+        let _ = notices.try_send(());
+    })
+    .ok()?;
+    watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}
+
+fn os(action: &'static str, path: &Path, source: io::Error) -> ListenError {
+    ListenError::Os { action, what: path.display().to_string(), source }
+}

@@ -1,0 +1,172 @@
+//! Turns what the store holds into what streams send: one task a workload, however many streams there are.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    identity::{Availability, IdentitySnapshot},
+    secret::{self, Flavour, SecretCatalog},
+    xds::ResourceSet,
+};
+
+/// What a stream follows.
+#[derive(Clone, Debug)]
+pub(super) enum Feed {
+    /// The newest resources.
+    Live(Arc<ResourceSet>),
+    /// The server is going away: end in good order.
+    Closing,
+}
+
+/// The feeds of one workload, one a flavour.
+#[derive(Clone, Debug)]
+pub(super) struct Feeds {
+    spiffe: watch::Receiver<Feed>,
+    plain: watch::Receiver<Feed>,
+}
+
+impl Feeds {
+    /// The feed for clients of this flavour.
+    #[must_use]
+    pub(super) fn of(&self, flavour: Flavour) -> watch::Receiver<Feed> {
+        match flavour {
+            Flavour::Spiffe => self.spiffe.clone(),
+            Flavour::Plain => self.plain.clone(),
+        }
+    }
+}
+
+/// Publishes one workload's resources in the rollout order.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    catalog: SecretCatalog,
+    hold: Duration,
+    spiffe: watch::Sender<Feed>,
+    plain: watch::Sender<Feed>,
+    /// What streams have been given last, `None` before anything and after a denial.
+    published: Option<Arc<IdentitySnapshot>>,
+}
+
+/// What the publisher waits for next.
+enum Next {
+    /// The rest of a rollout, not before this moment.
+    Stage(Instant),
+    /// The first certificate to expire.
+    Expiry(Instant),
+    Nothing,
+}
+
+impl Publisher {
+    /// A publisher and the feeds that it fills. Until something is known they withhold everything.
+    #[must_use]
+    pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
+        let pending = || Feed::Live(Arc::new(ResourceSet::pending()));
+        let (spiffe, spiffe_feed) = watch::channel(pending());
+        let (plain, plain_feed) = watch::channel(pending());
+        let publisher = Self { catalog, hold: config.rollout_hold, spiffe, plain, published: None };
+        (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
+    }
+
+    /// Follows `states` until `stop`, then tells every stream that the server is going away.
+    pub(super) async fn run(mut self, mut states: watch::Receiver<Availability>, stop: CancellationToken) {
+        states.mark_changed();
+        let mut next = Next::Nothing;
+        loop {
+            let wake = match next {
+                Next::Stage(at) | Next::Expiry(at) => Some(at),
+                Next::Nothing => None,
+            };
+            // A rollout in progress is not disturbed by newer states: they are taken up at its next step.
+            let holding = matches!(next, Next::Stage(_));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = states.changed(), if !holding => if changed.is_err() { break },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            let state = states.borrow_and_update().clone();
+            next = self.advance(&state);
+        }
+        self.spiffe.send_replace(Feed::Closing);
+        self.plain.send_replace(Feed::Closing);
+    }
+
+    /// Publishes the next step towards `state`.
+    fn advance(&mut self, state: &Availability) -> Next {
+        let target = match state {
+            Availability::Pending => return Next::Nothing,
+            Availability::Denied(_) => {
+                self.published = None;
+                self.send(&Arc::new(self.catalog.nothing()), &Arc::new(self.catalog.nothing()));
+                return Next::Nothing;
+            }
+            Availability::Ready(target) => target,
+        };
+        let (step, more) = match &self.published {
+            None => (Arc::clone(target), false),
+            Some(published) => {
+                let mut stages = secret::stages(published, target).into_iter();
+                match stages.next() {
+                    Some(step) => (Arc::new(step), stages.next().is_some()),
+                    // Nothing new; but a certificate may have expired meanwhile.
+                    None => (Arc::clone(published), false),
+                }
+            }
+        };
+        if !self.render(&step) {
+            return Next::Nothing;
+        }
+        self.published = Some(Arc::clone(&step));
+        if more {
+            tracing::debug!(hold_ms = self.hold.as_millis() as u64, "rollout holds before its next step");
+            return Next::Stage(Instant::now() + self.hold);
+        }
+        next_expiry(&step)
+    }
+
+    /// Encodes and sends one state; on failure the last one stays in service.
+    fn render(&self, step: &IdentitySnapshot) -> bool {
+        let now = SystemTime::now();
+        let spiffe = self.catalog.resources(step, Flavour::Spiffe, now);
+        let plain = self.catalog.resources(step, Flavour::Plain, now);
+        match (spiffe, plain) {
+            (Ok(spiffe), Ok(plain)) => {
+                self.send(&Arc::new(spiffe), &Arc::new(plain));
+                true
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "identity update cannot be served, the last good one stays");
+                false
+            }
+        }
+    }
+
+    fn send(&self, spiffe: &Arc<ResourceSet>, plain: &Arc<ResourceSet>) {
+        for (feed, set) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
+            feed.send_if_modified(|current| {
+                let same = matches!(current, Feed::Live(live) if live.state() == set.state());
+                if !same {
+                    *current = Feed::Live(Arc::clone(set));
+                }
+                !same
+            });
+        }
+    }
+}
+
+/// When the next certificate of `snapshot` stops being served to newcomers.
+fn next_expiry(snapshot: &IdentitySnapshot) -> Next {
+    let now = SystemTime::now();
+    let ends = snapshot.svids.iter().map(|svid| svid.validity.not_after);
+    let Some(next) = ends.filter(|end| *end >= now).min() else { return Next::Nothing };
+    // One tick later, because the last moment still counts as valid.
+    let left = next.duration_since(now).unwrap_or_default() + Duration::from_millis(1);
+    Next::Expiry(Instant::now() + left)
+}
