@@ -17,6 +17,12 @@ use super::{DevError, Issued, ca, state};
 pub struct RawMessage(pub(super) X509svidResponse);
 
 impl RawMessage {
+    /// What goes over the wire. Its `Debug` shows private keys.
+    #[must_use]
+    pub fn response(&self) -> &X509svidResponse {
+        &self.0
+    }
+
     /// Does anything to the whole message.
     #[must_use]
     pub fn tamper(mut self, with: impl FnOnce(&mut X509svidResponse)) -> Self {

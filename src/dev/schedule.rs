@@ -39,7 +39,6 @@ pub(super) async fn leaves(shared: Arc<Shared>, rotation: Rotation) {
                 () = until(at) => break,
                 // A new TTL holds for the leaves to come; they may be due earlier than the present ones.
                 Ok(()) = ttl.changed() => at = due(*ttl.borrow_and_update()),
-                else => return,
             }
         }
         if let Err(error) = shared.rotate() {
@@ -68,5 +67,75 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{
+        dev::{Config, Event, state::State},
+        identity::{SpiffeId, TrustDomain},
+        source::Endpoint,
+    };
+
+    const TTL: Duration = Duration::from_secs(3600);
+
+    fn shared() -> Arc<Shared> {
+        let td = TrustDomain::new("example.org").unwrap();
+        let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+        let config = Config { ttl: TTL, ..Config::new(td, Endpoint::Unix("/unused".into())) }.identity(id, None);
+        let (state, _) = State::new(&config, SystemTime::now()).unwrap();
+        Arc::new(Shared::new(state, false))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leaves_are_replaced_at_half_of_their_life() {
+        let shared = shared();
+        let mut events = shared.events.subscribe();
+        let started = Instant::now();
+        tokio::spawn(leaves(Arc::clone(&shared), Rotation::HalfLife));
+        assert!(matches!(events.recv().await.unwrap(), Event::Rotated { .. }));
+        assert!((TTL / 2..TTL / 2 + Duration::from_secs(1)).contains(&started.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_ttl_is_not_waited_for() {
+        let shared = shared();
+        let mut events = shared.events.subscribe();
+        tokio::spawn(leaves(Arc::clone(&shared), Rotation::HalfLife));
+        tokio::task::yield_now().await;
+        let started = Instant::now();
+        shared.ttl.send_replace(Duration::from_secs(10));
+        assert!(matches!(events.recv().await.unwrap(), Event::Rotated { .. }));
+        assert!(started.elapsed() < Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_roll_over_takes_its_time_and_starts_again() {
+        let shared = shared();
+        let mut events = shared.events.subscribe();
+        let started = Instant::now();
+        tokio::spawn(ca(Arc::clone(&shared), Duration::from_secs(30)));
+        for (index, expected) in STEPS.into_iter().chain([CaStep::Prepare]).enumerate() {
+            let step = loop {
+                if let Event::Ca { step, .. } = events.recv().await.unwrap() {
+                    break step;
+                }
+            };
+            assert_eq!(step, expected);
+            assert_eq!(started.elapsed().as_secs(), 10 * (index as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn intervals_without_end_are_refused() {
+        let short = Duration::from_millis(9);
+        assert!(matches!(check(Rotation::Every(short), None), Err(DevError::Interval(it)) if it == short));
+        assert!(check(Rotation::HalfLife, Some(3 * short)).is_err());
+        assert!(check(Rotation::Every(2 * short), Some(6 * short)).is_ok());
+        assert!(check(Rotation::Never, None).is_ok());
     }
 }
