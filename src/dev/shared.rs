@@ -87,3 +87,48 @@ impl Shared {
 fn offered_bundles(state: &State, need_identity: bool) -> Option<X509BundlesResponse> {
     (!need_identity || !state.svids().is_empty()).then(|| state.bundles_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dev::Config,
+        identity::{SpiffeId, TrustDomain},
+        source::Endpoint,
+    };
+
+    fn shared() -> Shared {
+        let td = TrustDomain::new("example.org").unwrap();
+        let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+        let config = Config::new(td, Endpoint::Unix("/unused".into())).identity(id, None);
+        Shared::new(State::new(&config, SystemTime::now()).unwrap().0, false)
+    }
+
+    /// How often SVIDs and bundles had news.
+    fn versions(shared: &Shared) -> (u64, u64) {
+        let served = shared.served.borrow();
+        (served.svids.version, served.bundles.version)
+    }
+
+    #[test]
+    fn only_news_is_offered_unless_repeated() {
+        let shared = shared();
+        shared.change(|_, _| Ok(Vec::new())).unwrap();
+        assert_eq!(versions(&shared), (0, 0), "nothing new");
+        shared.rotate().unwrap();
+        assert_eq!(versions(&shared), (1, 0), "bundles know no leaves");
+        shared.own_ca_step(CaStep::Prepare).unwrap();
+        assert_eq!(versions(&shared), (2, 1));
+        shared.publish(&shared.state(), true);
+        assert_eq!(versions(&shared), (3, 2));
+    }
+
+    #[test]
+    fn a_refused_change_says_nothing() {
+        let shared = shared();
+        let mut events = shared.events.subscribe();
+        assert!(shared.own_ca_step(CaStep::Activate).is_err());
+        assert_eq!(versions(&shared), (0, 0));
+        assert!(events.try_recv().is_err());
+    }
+}
