@@ -26,7 +26,8 @@ pub mod telemetry;
 pub mod xds;
 
 /// Generated from `proto/`: what the SPIFFE Workload API says on the wire.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
-pub(crate) mod workload_api_proto {
+#[doc(hidden)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
+pub mod workload_api_proto {
     include!(concat!(env!("OUT_DIR"), "/_.rs"));
 }
