@@ -262,14 +262,14 @@ pub(crate) fn bundles_response(
     Ok(IdentitySnapshot { svids: Vec::new(), bundles, trust_domain, crls })
 }
 
-/// The serial number of a certificate as OpenSSL prints it: upper-case hexadecimal without a leading zero byte. Empty
-/// for what is no certificate.
+/// The serial number of a certificate as Envoy prints it: lower-case hexadecimal without a leading zero
+/// byte. Empty for what is no certificate.
 #[must_use]
 pub fn serial(certificate: &Certificate) -> String {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate.der()) else { return String::new() };
     let bytes = certificate.raw_serial();
     let bytes = bytes.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(bytes);
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_size(bytes: usize, limits: &Limits) -> Result<(), DecodeError> {
@@ -314,7 +314,7 @@ fn crls(wire: &[Bytes], limits: &Limits) -> Result<Vec<Arc<[u8]>>, DecodeError> 
     wire.iter()
         .enumerate()
         .map(|(index, der)| match CertificateRevocationList::from_der(der) {
-            Ok((rest, _)) if rest.is_empty() => Ok(Arc::from(&der[..])),
+            Ok(([], _)) => Ok(Arc::from(&der[..])),
             _ => Err(DecodeError::Crl { index }),
         })
         .collect()
