@@ -1,16 +1,209 @@
 //! Where identities come from.
+//!
+//! A [`Source`] opens *one session* and reports what it hears, validated ([`decode`]) and otherwise untouched. The one
+//! place that retries, keeps the last good state and decides what a failure means is [`supervisor`].
 
 pub mod backoff;
+pub mod decode;
+mod endpoint;
+pub mod event;
+mod renewal;
 pub mod supervisor;
 pub mod workload_api;
 
-use std::{net::SocketAddr, path::PathBuf};
+pub use endpoint::{Endpoint, EndpointError};
+pub use event::RenewalEvent;
+pub use supervisor::{SourceStatus, Supervisor};
+pub use workload_api::WorkloadApi;
 
-/// Where a SPIFFE endpoint listens: `unix:///absolute/path` or `tcp://IP:port` (SPIFFE Workload Endpoint, section 4).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A Unix domain socket.
-    Unix(PathBuf),
-    /// A TCP address; the specification allows IP literals only.
-    Tcp(SocketAddr),
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::stream::BoxStream;
+use tonic::Code;
+
+use crate::identity::{IdentitySnapshot, SpiffeId, Workload};
+use decode::DecodeError;
+
+/// Something that knows the identities of workloads.
+pub trait Source: Send + Sync {
+    /// One session about `workload`: every complete state the source reports, until the session ends.
+    ///
+    /// Nothing is retried inside. An `Err` is the last item; a stream that ends without one was closed by the source.
+    /// A snapshot without SVIDs means "entitled to no identity, but this is whom to trust". Dropping the stream ends
+    /// the session and releases its connection.
+    fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>>;
+}
+
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>> {
+        (**self).watch(workload)
+    }
+}
+
+/// What a failure means for what is already in service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// May heal by itself: keep the last good state, ask again.
+    Transient,
+    /// The source answers, and says that this workload has no identity (any more).
+    NotEntitled,
+    /// Asking again cannot help until somebody changes the configuration.
+    Misconfigured,
+}
+
+impl ErrorKind {
+    /// How logs and metrics spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::NotEntitled => "not_entitled",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+}
+
+/// Why a session ended, or a message was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Nobody accepts connections there.
+    #[error(
+        "cannot connect to the Workload API at {endpoint}; is the agent running, and its socket reachable from here?"
+    )]
+    Unreachable {
+        /// Where it should listen.
+        endpoint: Endpoint,
+        /// The operating system's reason.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The source answered with a gRPC status.
+    #[error("the Workload API at {endpoint} answered {code:?} ({reason}); {}", status_fix(*code))]
+    Status {
+        /// Who answered.
+        endpoint: Endpoint,
+        /// The gRPC status code; it decides the [`ErrorKind`].
+        code: Code,
+        /// The source's own words, shortened and without control characters.
+        reason: String,
+    },
+    /// The source accepted the call and then said nothing.
+    #[error(
+        "the Workload API at {endpoint} sent nothing for {after:?}; is the agent hanging, or still waiting for its server?"
+    )]
+    Silent {
+        /// Who is silent.
+        endpoint: Endpoint,
+        /// For how long.
+        after: Duration,
+    },
+    /// The source ended the stream without a status that says why.
+    #[error("the source ended the stream; is it restarting?")]
+    Closed,
+    /// A message was refused as a whole.
+    #[error("the source sent a message that cannot be used; the last good one stays in service")]
+    Invalid(#[from] DecodeError),
+    /// An update was refused because it had expired before it came.
+    #[error(
+        "the source sent an SVID of {spiffe_id} that is already expired; check the issuer, and the clocks of both machines"
+    )]
+    Expired {
+        /// Whose SVID.
+        spiffe_id: SpiffeId,
+        /// The end of its life.
+        not_after: SystemTime,
+    },
+}
+
+impl SourceError {
+    /// What the failure means; the mapping of statuses is that of SPIFFE Workload Endpoint, appendix A.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Status { code: Code::InvalidArgument | Code::Unimplemented, .. } => ErrorKind::Misconfigured,
+            Self::Status { code: Code::PermissionDenied, .. } | Self::Invalid(DecodeError::NoIdentity) => {
+                ErrorKind::NotEntitled
+            }
+            _ => ErrorKind::Transient,
+        }
+    }
+
+    /// Whether the source is there and it is its message that is bad.
+    #[must_use]
+    pub fn is_bad_message(&self) -> bool {
+        !matches!(self.kind(), ErrorKind::NotEntitled) && matches!(self, Self::Invalid(_) | Self::Expired { .. })
+    }
+
+    /// The message and those of its causes, in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let next = error.to_string();
+            // Transport errors like to repeat their cause in their own message.
+            if !text.ends_with(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn status_fix(code: Code) -> &'static str {
+    match code {
+        Code::PermissionDenied => "register this workload with the issuer, or wait for the registration to arrive",
+        Code::InvalidArgument => "is this really a SPIFFE Workload API? It refused the request itself",
+        Code::Unimplemented => {
+            "this endpoint does not offer X.509-SVIDs: check the address, and that the agent's Workload API is enabled"
+        }
+        Code::OutOfRange => "the message is larger than this client accepts",
+        _ => "asking again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: Code) -> SourceError {
+        SourceError::Status { endpoint: "unix:///a.sock".parse().unwrap(), code, reason: "because".to_owned() }
+    }
+
+    #[test]
+    fn every_status_code_has_its_kind() {
+        for code in (0..17).map(Code::from_i32) {
+            let expected = match code {
+                Code::InvalidArgument | Code::Unimplemented => ErrorKind::Misconfigured,
+                Code::PermissionDenied => ErrorKind::NotEntitled,
+                _ => ErrorKind::Transient,
+            };
+            assert_eq!(status(code).kind(), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_a_denial_and_a_bad_one_is_not() {
+        let empty = SourceError::from(DecodeError::NoIdentity);
+        assert_eq!((empty.kind(), empty.is_bad_message()), (ErrorKind::NotEntitled, false));
+        let bad = SourceError::from(DecodeError::TooManySvids { count: 101, limit: 100 });
+        assert_eq!((bad.kind(), bad.is_bad_message()), (ErrorKind::Transient, true));
+        assert!(!status(Code::Unavailable).is_bad_message());
+    }
+
+    #[test]
+    fn the_chain_names_causes_once() {
+        let error = SourceError::Unreachable {
+            endpoint: "unix:///a.sock".parse().unwrap(),
+            source: Box::new(std::io::Error::from(std::io::ErrorKind::NotFound)),
+        };
+        assert!(error.chain().starts_with("cannot connect to the Workload API at unix:///a.sock"), "{}", error.chain());
+        assert!(error.chain().ends_with("entity not found"), "{}", error.chain());
+    }
 }

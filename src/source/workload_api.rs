@@ -1,8 +1,17 @@
 //! The SPIFFE Workload API.
+//!
+//! Our own thin client on the generated code, because it keeps revocation lists, hints and raw DER, and because the
+//! limits, deadlines and keepalives are ours to set.
 
-use crate::identity::TrustDomain;
+mod channel;
+mod session;
 
-use super::Endpoint;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+
+use super::{Endpoint, Source, SourceError, decode::Limits};
+use crate::identity::{IdentitySnapshot, TrustDomain, Workload};
 
 /// Which Workload API to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,4 +20,66 @@ pub struct Config {
     pub endpoint: Endpoint,
     /// The workload's own trust domain, for verifiers without an SVID; otherwise the default SVID tells it.
     pub trust_domain: Option<TrustDomain>,
+}
+
+/// How long a session waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For the connection.
+    pub connect: Duration,
+    /// For the first message of a stream. The specification has the source answer at once; one that does not hangs, or
+    /// (SPIRE) waits for its server. Either is a transient failure that must be seen, and the next session takes the
+    /// place of the ended one without a pause, so that nothing is lost by ending it.
+    pub first_message: Duration,
+    /// Until a workload without an identity asks for one again, jittered down to half. Meanwhile it follows the
+    /// bundles, if the source gives them.
+    pub denied_recheck: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_message: Duration::from_secs(10),
+            denied_recheck: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A [`Source`] that speaks the SPIFFE Workload API. It attests whoever connects, so it knows [`Workload::Own`] only.
+#[derive(Clone, Debug)]
+pub struct WorkloadApi {
+    config: Config,
+    deadlines: Deadlines,
+    limits: Limits,
+}
+
+impl WorkloadApi {
+    /// A source with default deadlines and limits. Nothing is opened yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config, deadlines: Deadlines::default(), limits: Limits::default() }
+    }
+
+    /// With other deadlines.
+    #[must_use]
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// With other limits on what one message may hold.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+}
+
+impl Source for WorkloadApi {
+    fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>> {
+        match workload {
+            Workload::Own => session::open(self.clone()).boxed(),
+        }
+    }
 }

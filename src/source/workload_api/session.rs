@@ -1,0 +1,175 @@
+//! One session: the SVID stream and, for a workload without an identity, the bundle stream.
+
+use std::{error::Error as _, future::Future, time::SystemTime};
+
+use futures_util::stream::{self, Stream};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Code, Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
+
+use super::{WorkloadApi, channel};
+use crate::{
+    identity::IdentitySnapshot,
+    source::{ErrorKind, SourceError, backoff, decode},
+    workload_api_proto::{
+        X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+        spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    },
+};
+
+/// On every request, so that nobody can be tricked into asking the API for an attacker (Workload Endpoint, section 6).
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+/// A peer's words in our logs are bounded.
+const REASON_CHARACTERS: usize = 256;
+
+type Client = SpiffeWorkloadApiClient<Channel>;
+type Step = Result<Option<(IdentitySnapshot, State)>, SourceError>;
+
+enum State {
+    Start,
+    /// The workload has identities.
+    Svids {
+        client: Client,
+        stream: Streaming<X509svidResponse>,
+    },
+    /// It has none: follow the bundles, and end with `denial` at `recheck` so that the next session asks again.
+    Bundles {
+        stream: Streaming<X509BundlesResponse>,
+        recheck: Instant,
+        denial: SourceError,
+    },
+}
+
+/// The session as a stream. Dropping it closes the connection.
+pub(super) fn open(api: WorkloadApi) -> impl Stream<Item = Result<IdentitySnapshot, SourceError>> + Send + 'static {
+    stream::try_unfold(State::Start, move |state| {
+        let api = api.clone();
+        async move {
+            match state {
+                State::Start => api.start().await,
+                State::Svids { client, mut stream } => {
+                    let message = stream.message().await;
+                    api.on_svids(client, stream, message).await
+                }
+                State::Bundles { stream, recheck, denial } => api.next_bundles(stream, recheck, denial).await,
+            }
+        }
+    })
+}
+
+impl WorkloadApi {
+    async fn start(&self) -> Step {
+        let channel = channel::connect(&self.config.endpoint, self.deadlines.connect).await?;
+        let mut client = Client::new(channel).max_decoding_message_size(self.limits.message_bytes);
+        // The response headers often come only with the first message, so one deadline covers both.
+        let call = async {
+            let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await?.into_inner();
+            let message = stream.message().await;
+            Ok((stream, message))
+        };
+        match self.within_first_message(call).await? {
+            Ok((stream, message)) => self.on_svids(client, stream, message).await,
+            Err(status) => self.on_svid_status(client, status).await,
+        }
+    }
+
+    async fn on_svids(
+        &self,
+        client: Client,
+        stream: Streaming<X509svidResponse>,
+        message: Result<Option<X509svidResponse>, Status>,
+    ) -> Step {
+        let message = match message {
+            Ok(message) => message.ok_or(SourceError::Closed)?,
+            Err(status) => return self.on_svid_status(client, status).await,
+        };
+        match decode::svid_response(&message, &self.limits, SystemTime::now()) {
+            Ok(snapshot) => Ok(Some((snapshot, State::Svids { client, stream }))),
+            Err(error) => self.on_svid_error(client, error.into()).await,
+        }
+    }
+
+    async fn on_svid_status(&self, client: Client, status: Status) -> Step {
+        let error = self.status(&status);
+        self.on_svid_error(client, error).await
+    }
+
+    /// A workload without an identity may still verify others.
+    async fn on_svid_error(&self, mut client: Client, error: SourceError) -> Step {
+        if error.kind() != ErrorKind::NotEntitled {
+            return Err(error);
+        }
+        let denial = error;
+        let call = async {
+            let mut stream = client.fetch_x509_bundles(request(X509BundlesRequest {})).await?.into_inner();
+            let message = stream.message().await?;
+            Ok((stream, message))
+        };
+        match self.within_first_message(call).await {
+            Ok(Ok((stream, Some(message)))) => {
+                let wait = backoff::jittered(self.deadlines.denied_recheck, &mut fastrand::Rng::new());
+                self.on_bundles(stream, &message, Instant::now() + wait, denial)
+            }
+            // The agent is going away, and its denial may be a part of that.
+            Ok(Err(status)) if self.status(&status).kind() == ErrorKind::Transient => Err(self.status(&status)),
+            // No bundles either: the denial is the answer.
+            Ok(Ok((_, None)) | Err(_)) | Err(_) => Err(denial),
+        }
+    }
+
+    async fn next_bundles(
+        &self,
+        mut stream: Streaming<X509BundlesResponse>,
+        recheck: Instant,
+        denial: SourceError,
+    ) -> Step {
+        match timeout_at(recheck, stream.message()).await {
+            Ok(Ok(Some(message))) => self.on_bundles(stream, &message, recheck, denial),
+            Ok(Ok(None)) => Err(SourceError::Closed),
+            Ok(Err(status)) => Err(self.status(&status)),
+            Err(_) => Err(denial),
+        }
+    }
+
+    fn on_bundles(
+        &self,
+        stream: Streaming<X509BundlesResponse>,
+        message: &X509BundlesResponse,
+        recheck: Instant,
+        denial: SourceError,
+    ) -> Step {
+        let snapshot = decode::bundles_response(message, self.config.trust_domain.as_ref(), &self.limits)?;
+        Ok(Some((snapshot, State::Bundles { stream, recheck, denial })))
+    }
+
+    async fn within_first_message<T>(&self, call: impl Future<Output = T>) -> Result<T, SourceError> {
+        let after = self.deadlines.first_message;
+        timeout(after, call).await.map_err(|_| SourceError::Silent { endpoint: self.config.endpoint.clone(), after })
+    }
+
+    fn status(&self, status: &Status) -> SourceError {
+        SourceError::Status { endpoint: self.config.endpoint.clone(), code: status.code(), reason: reason(status) }
+    }
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    request
+}
+
+/// The status message; for failures of the transport also what lies behind them.
+fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    if text.is_empty() {
+        text = match status.code() {
+            Code::PermissionDenied => "no reason given; usually: no identity issued".to_owned(),
+            code => code.description().to_owned(),
+        };
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARACTERS).collect()
+}
