@@ -1,0 +1,140 @@
+//! Logs on standard error: for people on a terminal, JSON for machines otherwise.
+//!
+//! Every message is a constant lower-case text, and everything that varies is a field. Field names are part of the
+//! interface: `spiffe_id`, `trust_domain`, `resource`, `version`, `nonce`, `node`, `peer`, `stream`, `endpoint`,
+//! `error`, `kind`, `serial`, `not_after`.
+
+use std::{
+    error, fmt,
+    io::{self, IsTerminal as _},
+    str::FromStr,
+};
+
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt as _,
+    util::{SubscriberInitExt as _, TryInitError},
+};
+
+/// What is logged, and in which form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The form.
+    pub format: Format,
+    /// How much.
+    pub filter: Filter,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// [`Format::Human`] on a terminal, [`Format::Json`] otherwise.
+    #[default]
+    Auto,
+    /// One short line an event, coloured if wanted.
+    Human,
+    /// One JSON object an event: `timestamp`, `level`, `target`, `message` and the event's fields.
+    Json,
+}
+
+/// A level, and levels for single targets (module paths) that differ from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter(Targets);
+
+impl Eq for Filter {}
+
+/// Why a text is no [`Filter`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// A level that does not exist.
+    #[error("{0:?} is not a log level; write off, error, warn, info, debug or trace, or target=level")]
+    Level(String),
+    /// More than one level that is for everything.
+    #[error("{0:?} is a second level for everything; write target=level")]
+    SecondLevel(String),
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    /// `info`, or `info,spiffe_sds::server=debug,h2=off`. Unlike tracing's own filters, a lone word must be a level:
+    /// there `inof` is a target, and everything of it is logged, which is nothing.
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        let level = |word: &str| match word.trim().to_ascii_lowercase().as_str() {
+            known @ ("off" | "error" | "warn" | "info" | "debug" | "trace") => {
+                known.parse::<LevelFilter>().map_err(|_| FilterError::Level(word.to_owned()))
+            }
+            _ => Err(FilterError::Level(word.trim().to_owned())),
+        };
+        let mut default = None;
+        let mut targets = Targets::new();
+        for directive in text.split(',') {
+            match directive.split_once('=') {
+                Some((target, word)) if !target.trim().is_empty() => {
+                    targets = targets.with_target(target.trim(), level(word)?);
+                }
+                Some(_) => return Err(FilterError::Level(directive.trim().to_owned())),
+                None => {
+                    if default.replace(level(directive)?).is_some() {
+                        return Err(FilterError::SecondLevel(directive.trim().to_owned()));
+                    }
+                }
+            }
+        }
+        Ok(Self(targets.with_default(default.unwrap_or(LevelFilter::INFO))))
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Starts logging to standard error for the whole process; `colored` is about [`Format::Human`] only.
+///
+/// # Errors
+/// If the process already logs.
+pub fn init(config: &Config, colored: bool) -> Result<(), TryInitError> {
+    subscriber(config, colored, io::stderr().is_terminal(), io::stderr).try_init()
+}
+
+/// What [`init`] installs, for any writer.
+fn subscriber<W>(config: &Config, colored: bool, terminal: bool, writer: W) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let json = match config.format {
+        Format::Auto => !terminal,
+        Format::Human => false,
+        Format::Json => true,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = if json {
+        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+    } else {
+        lines.compact().with_ansi(colored).with_target(false).boxed()
+    };
+    tracing_subscriber::registry().with(layer.with_filter(config.filter.0.clone()))
+}
+
+/// An error with its causes in one line, for the field `error`.
+#[must_use]
+pub fn chain(error: &dyn error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
