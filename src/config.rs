@@ -70,8 +70,8 @@ pub struct File {
 pub struct Flag {
     /// As the user wrote it, such as `--endpoint`.
     pub flag: &'static str,
-    /// Dotted, such as `source.workload_api.endpoint`.
-    pub key: &'static str,
+    /// Dotted, such as `source.workload_api.endpoint`. Unknown keys are reported.
+    pub key: String,
     /// As a variable would hold it: lists have commas.
     pub value: String,
 }

@@ -1,6 +1,6 @@
 //! Which keys exist: the schema of the types in `raw`, and a tree held against it.
 
-use schemars::generate::SchemaSettings;
+use schemars::{generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::Value as Schema;
 
 use super::{
@@ -28,7 +28,15 @@ pub struct Key {
 #[must_use]
 pub fn schema() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings = settings.with_transform(RecursiveTransform(without_implied_default));
     settings.for_deserialize().into_generator().into_root_schema_for::<Raw>().to_value()
+}
+
+/// `#[serde(default)]` becomes "default: nothing", which says nothing and hides that some defaults are computed.
+fn without_implied_default(schema: &mut schemars::Schema) {
+    if schema.get("default").is_some_and(|default| default.is_null() || default.is_object()) {
+        schema.remove("default");
+    }
 }
 
 /// Every key of the configuration, in the order of the schema.

@@ -16,7 +16,7 @@ fn load(yaml: &str) -> Result<Config, Problems> {
 fn problems(yaml: &str) -> Vec<String> {
     let mut sources = sources(yaml);
     let value = "unix:///run/agent.sock".to_owned();
-    sources.flags.push(Flag { flag: "--endpoint", key: "source.workload_api.endpoint", value });
+    sources.flags.push(Flag { flag: "--endpoint", key: "source.workload_api.endpoint".into(), value });
     problems_of(&sources)
 }
 
@@ -132,7 +132,7 @@ fn flags_beat_variables_beat_the_file() {
     sources.variables.insert(endpoint, "unix:///variable".to_owned());
     assert_eq!(Config::new(&sources).unwrap().source().endpoint, Endpoint::Unix("/variable".into()));
     for (key, value) in [("source.workload_api.endpoint", "unix:///flag"), ("drain_deadline", "8s")] {
-        sources.flags.push(Flag { flag: "--flag", key, value: value.to_owned() });
+        sources.flags.push(Flag { flag: "--flag", key: key.into(), value: value.to_owned() });
     }
     let config = Config::new(&sources).unwrap();
     assert_eq!(config.source().endpoint, Endpoint::Unix("/flag".into()));
@@ -175,7 +175,7 @@ log:
   format: jsn
 ";
     let mut sources = with_variables(yaml, &[("SPIFFE_SDS_KEEPALIVE_TIMEOUT", "1"), ("SPIFFE_SDS_WILDCARDS", "1")]);
-    sources.flags.push(Flag { flag: "--endpoint", key: "source.workload_api.endpoint", value: "/a".into() });
+    sources.flags.push(Flag { flag: "--endpoint", key: "source.workload_api.endpoint".into(), value: "/a".into() });
     assert_eq!(
         Config::new(&sources).unwrap_err().to_string(),
         r#"the configuration has 12 problems:
