@@ -58,7 +58,9 @@ fn the_documentation_has_every_key() {
         let default = key.default.as_deref().map_or_else(String::new, code);
         let variable = key.variable.as_deref().map_or_else(String::new, code);
         let meaning = key.description.replace('|', "\\|");
-        writeln!(table, "| `{}` | {} | {default} | {variable} | {meaning} |", key.path, key.kind).unwrap();
+        let bounds = key.bounds.filter(|_| key.kind == "number");
+        let bounds = bounds.map_or_else(String::new, |(low, high)| format!(", {low} to {high}"));
+        writeln!(table, "| `{}` | {}{bounds} | {default} | {variable} | {meaning} |", key.path, key.kind).unwrap();
     }
     let text = read("docs/configuration.md");
     let (before, rest) = text.split_once(BEGIN).expect("docs/configuration.md has the mark where the table begins");

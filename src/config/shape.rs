@@ -18,6 +18,8 @@ pub struct Key {
     pub variable: Option<String>,
     /// What it takes: `text`, `true or false`, `number`, `list`.
     pub kind: &'static str,
+    /// The smallest and largest number.
+    pub bounds: Option<(i64, i64)>,
     /// The value it has when nothing is written, as it would be written.
     pub default: Option<String>,
     /// What it means.
@@ -58,6 +60,7 @@ fn collect(schema: &Schema, path: &str, keys: &mut Vec<Key>) {
         path: path.to_owned(),
         variable: (!path.contains("[]")).then(|| super::env::variable(path)),
         kind: kind(schema),
+        bounds: bounds(schema),
         default: schema.get("default").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         description: schema.get("description").and_then(Schema::as_str).unwrap_or_default().replace('\n', " "),
     });
@@ -204,9 +207,13 @@ fn layout(wanted: &str) -> &'static str {
 }
 
 fn out_of_range(value: i128, schema: &Schema) -> Option<String> {
-    let bound = |name| schema.get(name).and_then(Schema::as_i64).map(i128::from);
-    let (low, high) = (bound("minimum")?, bound("maximum")?);
-    (!(low..=high).contains(&value)).then(|| format!("{value} is out of range; allowed are {low} to {high}"))
+    let (low, high) = bounds(schema)?;
+    (!(i128::from(low)..=i128::from(high)).contains(&value)).then(|| format!("{value} is out of range; allowed are {low} to {high}"))
+}
+
+fn bounds(schema: &Schema) -> Option<(i64, i64)> {
+    let bound = |name| schema.get(name).and_then(Schema::as_i64);
+    Some((bound("minimum")?, bound("maximum")?))
 }
 
 fn not_a_choice(text: &str, schema: &Schema) -> Option<String> {

@@ -138,3 +138,92 @@ pub fn chain(error: &dyn error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{info, info_span, subscriber::with_default, trace, warn};
+
+    use super::*;
+
+    /// What was written, for all who hold a clone.
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines logged by `events`.
+    fn logged(config: &Config, colored: bool, terminal: bool, events: impl FnOnce()) -> Vec<String> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        with_default(subscriber(config, colored, terminal, move || writer.clone()), events);
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn config(format: Format, filter: &str) -> Config {
+        Config { format, filter: filter.parse().unwrap() }
+    }
+
+    #[test]
+    fn json_has_the_fields_at_the_top() {
+        let lines = logged(&Config::default(), true, false, || {
+            let _span = info_span!("stream", peer = 7).entered();
+            info!(spiffe_id = "spiffe://example.org/web", "svid renewed");
+        });
+        let json: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(json["message"], "svid renewed");
+        assert_eq!(json["spiffe_id"], "spiffe://example.org/web");
+        assert_eq!(json["level"], "INFO");
+        assert_eq!(json["target"], "spiffe_sds::telemetry::logs::tests");
+        assert_eq!(json["span"]["peer"], 7);
+        assert!(json["timestamp"].as_str().unwrap().ends_with('Z'));
+        assert!(!lines[0].contains('\u{1b}'), "{}", lines[0]);
+    }
+
+    #[test]
+    fn people_get_one_plain_line_and_colours_only_if_wanted() {
+        let event = || warn!(kind = "transient", "source down");
+        let lines = logged(&Config::default(), false, true, event);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(r#"WARN source down kind="transient""#), "{}", lines[0]);
+        assert!(logged(&Config::default(), true, true, event)[0].contains("\u{1b}[33m"));
+    }
+
+    #[test]
+    fn the_form_can_be_forced() {
+        let event = || info!("started");
+        assert!(logged(&config(Format::Json, "info"), false, true, event)[0].starts_with('{'));
+        assert!(!logged(&config(Format::Human, "info"), false, false, event)[0].starts_with('{'));
+    }
+
+    #[test]
+    fn the_filter_is_for_targets_too() {
+        let count = |filter: &str| {
+            logged(&config(Format::Json, filter), false, false, || {
+                info!("here");
+                trace!("here too");
+                info!(target: "h2::codec", "elsewhere");
+            })
+            .len()
+        };
+        assert_eq!([count("info"), count("off"), count("warn,spiffe_sds=trace"), count("info,h2=off")], [2, 0, 2, 1]);
+        assert_eq!(count("h2=trace"), 2, "without a level for everything it is info");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_one_line() {
+        let cause = io::Error::new(io::ErrorKind::NotFound, "no such socket");
+        let error = crate::config::Error::Read { path: "a.yaml".into(), source: cause };
+        assert!(chain(&error).ends_with("SPIFFE_SDS_CONFIG: no such socket"), "{}", chain(&error));
+    }
+}
