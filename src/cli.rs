@@ -1,1 +1,139 @@
 //! The command line.
+//!
+//! One file a subcommand. This is the only place that prints, and besides `main` the only one that reads the
+//! environment. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.
+
+mod bootstrap;
+mod check;
+mod completions;
+mod config;
+#[cfg(feature = "dev-issuer")]
+mod dev;
+mod serve;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anstyle::{AnsiColor, Style};
+use clap::{
+    ColorChoice, Parser, Subcommand,
+    builder::{StyledStr, Styles},
+};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+/// Streams X.509-SVIDs and trust bundles from a SPIFFE Workload API to Envoy, always fresh, over SDS.
+///
+/// `serve` needs no configuration when SPIFFE_ENDPOINT_SOCKET is set. Every key of the configuration file
+/// can also be set by a variable (SPIFFE_SDS_...) or with --set; flags are stronger than variables, variables than the file.
+#[derive(Debug, Parser)]
+#[command(name = "spiffe-sds", version, styles = STYLES, arg_required_else_help = true, after_long_help = examples(&[
+    ("Serve the identities of this machine's SPIRE agent to the local Envoy",
+     "SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent.sock spiffe-sds serve"),
+    ("See what the agent would give", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
+    ("Configure an Envoy for it", "spiffe-sds bootstrap > envoy.yaml"),
+]))]
+pub struct Cli {
+    /// When to use colours.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    #[cfg(feature = "dev-issuer")]
+    Dev(dev::Args),
+    Check(check::Args),
+    Bootstrap(bootstrap::Args),
+    Completions(completions::Args),
+}
+
+/// The environment variables that are text; others cannot mean anything to us.
+#[must_use]
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Whatever goes wrong, for [`report`] to print.
+    pub async fn run(self, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
+        match self.color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+        match self.command {
+            Command::Serve(args) => serve::run(args, environment).await,
+            #[cfg(feature = "dev-issuer")]
+            Command::Dev(args) => dev::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Check(args) => check::run(args, environment).await,
+            Command::Bootstrap(args) => bootstrap::run(&args),
+            Command::Completions(args) => completions::run(&args),
+        }
+    }
+}
+
+/// Prints an error with its causes, once, and tells the exit code that belongs to it.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    // Nothing is left to do if even this cannot be written.
+    let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {error:#}");
+    let configuration = error.chain().any(<dyn std::error::Error>::is::<crate::config::Error>);
+    ExitCode::from(if configuration { 2 } else { 1 })
+}
+
+/// Writes to standard output, where a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The end of a help text: commands to copy, each with what it is for.
+fn examples(examples: &[(&str, &str)]) -> StyledStr {
+    use std::fmt::Write as _;
+    let (header, literal) = (STYLES.get_header(), STYLES.get_literal());
+    let mut text = format!("{header}Examples:{header:#}");
+    for (what, command) in examples {
+        let _ = write!(text, "\n  {what}:\n    {literal}{command}{literal:#}");
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{help}");
+        }
+    }
+}

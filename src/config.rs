@@ -1,1 +1,158 @@
 //! The configuration file, flags and environment, as one validated value.
+//!
+//! A [`Config`] can only be built valid, and everything that is wrong with one is said at once. The way there:
+//!
+//! ```text
+//!   YAML --tree--> values with places --env--> flags and variables on top --shape--> only what the schema allows
+//!        --raw--> typed --compose--> the Config of each subsystem
+//! ```
+//!
+//! The environment is a parameter ([`Sources`]); only the command line reads the real one.
+
+mod compose;
+mod env;
+mod error;
+mod raw;
+mod scalar;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use error::{Error, Origin, Problem, Problems};
+pub use shape::{Key, keys, schema};
+
+use crate::{
+    secret, server,
+    source::{supervisor, workload_api},
+    telemetry::logs,
+};
+
+/// Everything the server needs to know before it starts. Valid by construction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    source: workload_api::Config,
+    supervisor: supervisor::Config,
+    secrets: secret::Config,
+    server: server::Config,
+    logs: logs::Config,
+}
+
+/// All that a configuration is made of. Nothing else has an influence.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file, if there is one.
+    pub file: Option<File>,
+    /// The environment: `SPIFFE_SDS_...` for every key, and `SPIFFE_ENDPOINT_SOCKET`. Others are ignored.
+    pub variables: BTreeMap<String, String>,
+    /// What the command line says; stronger than everything else.
+    pub flags: Vec<Flag>,
+}
+
+/// A configuration file that was read.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// As the user named it; error messages do too.
+    pub path: PathBuf,
+    /// YAML.
+    pub text: String,
+}
+
+/// A flag that stands for a key of the file.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// As the user wrote it, such as `--endpoint`.
+    pub flag: &'static str,
+    /// Dotted, such as `source.workload_api.endpoint`. Unknown keys are reported.
+    pub key: String,
+    /// As a variable would hold it: lists have commas.
+    pub value: String,
+}
+
+impl File {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if that is not possible.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(Self { path: path.to_owned(), text }),
+            Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+        }
+    }
+}
+
+impl Config {
+    /// Puts flags over variables over the file over the defaults, and checks the result.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place, key and fix.
+    pub fn new(sources: &Sources) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let name: Arc<str> =
+            sources.file.as_ref().map_or_else(|| Arc::from(""), |file| Arc::from(file.path.to_string_lossy()));
+        let text = sources.file.as_ref().map_or("", |file| &file.text);
+        // With a file that cannot be read, or is no mapping, every further complaint would be a guess.
+        let mut tree = tree::Node::parse(text, &name)?;
+        if let Some(problem) = shape::not_a_mapping(&tree) {
+            return Err(problem.into());
+        }
+        env::overlay(&mut tree, sources, &mut problems);
+        shape::prune(&mut tree, &mut problems);
+        compose::compose(&tree, problems)
+    }
+
+    /// The Workload API to ask.
+    #[must_use]
+    pub fn source(&self) -> &workload_api::Config {
+        &self.source
+    }
+
+    /// How its failures are treated.
+    #[must_use]
+    pub fn supervisor(&self) -> &supervisor::Config {
+        &self.supervisor
+    }
+
+    /// What is served under which names.
+    #[must_use]
+    pub fn secrets(&self) -> &secret::Config {
+        &self.secrets
+    }
+
+    /// Where and to whom.
+    #[must_use]
+    pub fn server(&self) -> &server::Config {
+        &self.server
+    }
+
+    /// What is logged.
+    #[must_use]
+    pub fn logs(&self) -> &logs::Config {
+        &self.logs
+    }
+}
+
+/// The candidate that was probably meant by `word`, if one is near enough to be a typing mistake.
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |candidate: &&str| strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase());
+    let nearest = candidates.into_iter().min_by_key(distance)?;
+    (distance(&nearest) <= (nearest.len().max(word.len()) / 3).max(1)).then_some(nearest)
+}
+
+/// A value for an error message: in quotes, control characters escaped, and not longer than a line.
+fn quoted(text: &str) -> String {
+    const LONGEST: usize = 120;
+    if text.chars().count() <= LONGEST {
+        return format!("{text:?}");
+    }
+    let start: String = text.chars().take(LONGEST).collect();
+    format!("{start:?}... ({} bytes)", text.len())
+}

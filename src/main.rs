@@ -1,2 +1,19 @@
-//! Exit codes, allocator, runtime; nothing else.
-fn main() {}
+//! The `spiffe-sds` command: exit codes and the runtime, nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use spiffe_sds::cli::{self, Cli};
+
+/// Work comes in bursts, one per rotation, and is over in milliseconds: more threads would only cost memory.
+const WORKER_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli.run(cli::environment())),
+        Err(error) => Err(error.into()),
+    };
+    outcome.unwrap_or_else(|error| cli::report(&error))
+}

@@ -1,1 +1,3 @@
-//! Logs.
+//! What the outside can see of a running server.
+
+pub mod logs;

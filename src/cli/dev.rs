@@ -1,0 +1,107 @@
+//! `dev`: the development issuer, alone or with two Envoys as a demonstration.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::identity::{Hint, SpiffeId, TrustDomain};
+
+/// The shortest life of a certificate: below this, clocks and handshakes get in its way.
+const SHORTEST_TTL: Duration = Duration::from_secs(2);
+
+/// Issues identities from memory over the real Workload API. For development only, never for production.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = super::examples(&[
+    ("Watch two Envoys talk mTLS while everything rotates", "spiffe-sds dev --demo"),
+    ("An issuer with two identities, new certificates each 5 seconds",
+     "spiffe-sds dev --socket /tmp/agent.sock --identity spiffe://example.org/web --identity 'spiffe://example.org/api#internal' --ttl 10s"),
+    ("A foreign trust domain beside it", "spiffe-sds dev --federate partner.example --ca-rotate-every 1m"),
+]))]
+pub(super) struct Args {
+    /// The Workload API socket. By default one in a fresh temporary directory; it is printed.
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// The trust domain of the issuer.
+    #[arg(long, value_name = "NAME", default_value = "example.org")]
+    pub(super) trust_domain: TrustDomain,
+    /// An identity to issue, with an optional hint after `#`; the first is the default; can be repeated.
+    #[arg(long, value_name = "SPIFFE_ID[#HINT]", value_parser = identity)]
+    pub(super) identity: Vec<Identity>,
+    /// A trust domain to federate with, with an authority of its own; can be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(super) federate: Vec<TrustDomain>,
+    /// How long a certificate lives; at least 2s.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    pub(super) ttl: Duration,
+    /// How often each identity gets a new certificate. By default at half of its life.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(super) rotate_every: Option<Duration>,
+    /// How often the authority is replaced: prepared, activated, retired. By default never.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(super) ca_rotate_every: Option<Duration>,
+    /// Starts a server and two Envoys too, sends requests through them and tells what happens.
+    #[arg(long)]
+    pub(super) demo: bool,
+}
+
+/// One identity to issue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// What it is called.
+    pub(super) id: SpiffeId,
+    /// What the workload may choose it by.
+    pub(super) hint: Option<Hint>,
+}
+
+/// Runs the development issuer until it is told to stop.
+///
+/// # Errors
+/// If it cannot start.
+pub(super) async fn run(_args: Args) -> anyhow::Result<()> {
+    anyhow::bail!("the development issuer is not wired yet")
+}
+
+fn identity(text: &str) -> Result<Identity, String> {
+    let (id, hint) = text.split_once('#').unwrap_or((text, ""));
+    let hint = Hint::new(hint);
+    SpiffeId::new(id).map(|id| Identity { id, hint }).map_err(|error| {
+        format!("{error}; write such as spiffe://example.org/web or spiffe://example.org/web#internal")
+    })
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval >= Duration::from_millis(100) => Ok(interval),
+        Ok(_) => Err("is shorter than 100ms".to_owned()),
+        Err(_) => Err("write a number with its unit, such as 500ms, 30s or 1h".to_owned()),
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = interval(text)?;
+    if ttl >= SHORTEST_TTL { Ok(ttl) } else { Err("is shorter than 2s".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_have_optional_hints() {
+        let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+        assert_eq!(identity("spiffe://example.org/web"), Ok(Identity { id: id.clone(), hint: None }));
+        let hinted = Identity { id, hint: Hint::new("internal") };
+        assert_eq!(identity("spiffe://example.org/web#internal"), Ok(hinted));
+        assert!(
+            identity("web")
+                .unwrap_err()
+                .ends_with("write such as spiffe://example.org/web or spiffe://example.org/web#internal")
+        );
+    }
+
+    #[test]
+    fn lives_are_at_least_two_seconds() {
+        assert_eq!(ttl("2s"), Ok(SHORTEST_TTL));
+        assert_eq!(ttl("1999ms"), Err("is shorter than 2s".to_owned()));
+        assert_eq!(ttl("5"), Err("write a number with its unit, such as 500ms, 30s or 1h".to_owned()));
+        assert_eq!(interval("99ms"), Err("is shorter than 100ms".to_owned()));
+    }
+}

@@ -1,0 +1,48 @@
+//! `serve`: from a source to Envoy, until stopped.
+
+use std::{collections::BTreeMap, io, process::ExitCode};
+
+use super::config::{self, flag};
+use crate::{config::Config, telemetry::logs};
+
+/// Serves identities to Envoy until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = super::examples(&[
+    ("With a SPIRE agent, on the default socket",
+     "SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent.sock spiffe-sds serve"),
+    ("On a socket of your own, for the group of Envoy",
+     "spiffe-sds serve --endpoint unix:///run/spire/agent.sock --set 'listeners=[{unix: {path: /run/sds.sock, group: envoy}}]'"),
+    ("With a configuration file", "spiffe-sds serve --config /etc/spiffe-sds/spiffe-sds.yaml"),
+]))]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: config::Args,
+    /// Where Envoy connects, in place of the configured listeners: unix:///absolute/path or tcp://127.0.0.1:port;
+    /// can be repeated.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Configuration")]
+    listen: Vec<String>,
+    /// The form of the log: auto, human or json.
+    #[arg(long, value_name = "FORMAT", help_heading = "Configuration")]
+    log_format: Option<String>,
+    /// What is logged: a level, or a list such as info,spiffe_sds::server=debug.
+    #[arg(long, value_name = "FILTER", visible_alias = "log-filter", help_heading = "Configuration")]
+    log_level: Option<String>,
+}
+
+pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
+    let listen = (!args.listen.is_empty()).then(|| args.listen.join(","));
+    let flags = [
+        flag("--listen", "listeners", listen),
+        flag("--log-format", "log.format", args.log_format),
+        flag("--log-level", "log.filter", args.log_level),
+    ];
+    let config = args.config.load(environment, flags.into_iter().flatten().collect())?;
+    let colored = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+    logs::init(config.logs(), colored)?;
+    serve(config).await.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs the server until it is told to stop.
+async fn serve(_config: Config) -> anyhow::Result<()> {
+    anyhow::bail!("serving is not wired yet")
+}

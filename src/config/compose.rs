@@ -1,0 +1,292 @@
+//! From texts to the configurations of the subsystems, with the rules that span several keys.
+
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::{
+    Config, Origin, Problem, Problems, quoted,
+    raw::{self, Raw},
+    scalar,
+    tree::{Node, Value},
+};
+use crate::{
+    secret::{self, Naming},
+    server::{self, Limits, listen},
+    source::{Endpoint, backoff, supervisor, workload_api},
+    telemetry::logs,
+};
+
+/// Where Envoy connects when no listener is configured.
+const DEFAULT_SOCKET: &str = "/run/spiffe-sds/sds.sock";
+/// Whoever may write to the socket receives our private keys. A SPIRE agent can afford 0777, because it attests each
+/// caller and gives it its own identity; this server has one identity and gives it to whoever may connect.
+const DEFAULT_MODE: u32 = 0o660;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Builds the configuration from a tree that fits the schema. `problems` are those already known.
+pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
+    let raw = serde_json::from_value::<Raw>(tree.to_json()).unwrap_or_else(|error| {
+        // Cannot happen for a tree that was held against the schema of the same types, but must not be silent.
+        problems.push(Problem::new(None, "", error.to_string()));
+        Raw::default()
+    });
+    let mut places = BTreeMap::new();
+    collect_places(tree, String::new(), &mut places);
+    let mut compose = Compose { places, problems };
+
+    let naming_default = secret::Config::default();
+    let server_default = server::Config::default();
+    let source = compose.source(raw.source.workload_api);
+    let supervisor = compose.supervisor(raw.source.denied_grace, raw.source.backoff);
+    let secrets = secret::Config {
+        naming: compose.naming(&raw.secrets),
+        disable_spiffe_cert_validation: raw
+            .secrets
+            .disable_spiffe_cert_validation
+            .unwrap_or(naming_default.disable_spiffe_cert_validation),
+        wildcard: raw.secrets.wildcard.unwrap_or(naming_default.wildcard),
+        rollout_hold: compose.duration(
+            "secrets.rollout_hold",
+            raw.secrets.rollout_hold,
+            naming_default.rollout_hold,
+            Duration::ZERO..=10 * SECOND,
+        ),
+    };
+    let second_to = |max| SECOND..=max;
+    let Raw { keepalive, drain_deadline, .. } = raw;
+    let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
+    let server = server::Config {
+        listeners: compose.listeners(raw.listeners, source.as_ref()),
+        limits: limits(&raw.limits, server_default.limits),
+        keepalive_interval: compose.duration(
+            "keepalive.interval",
+            keepalive.interval,
+            interval,
+            second_to(60 * MINUTE),
+        ),
+        keepalive_timeout: compose.duration("keepalive.timeout", keepalive.timeout, timeout, second_to(5 * MINUTE)),
+        drain_deadline: compose.duration(
+            "drain_deadline",
+            drain_deadline,
+            server_default.drain_deadline,
+            Duration::ZERO..=10 * MINUTE,
+        ),
+    };
+    let logs = compose.logs(raw.log);
+    match (Problems::new(compose.problems), source) {
+        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, logs }),
+        (Some(problems), _) => Err(problems),
+        // Unreachable: `source` is only absent with a problem that says so.
+        (None, None) => Err(missing_endpoint().into()),
+    }
+}
+
+fn missing_endpoint() -> Problem {
+    let fix = "is not set; set SPIFFE_ENDPOINT_SOCKET, pass --endpoint, or write it into the configuration file";
+    Problem::new(None, "source.workload_api.endpoint", fix)
+}
+
+fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin>) {
+    for entry in node.entries() {
+        let key = if key.is_empty() { entry.key.clone() } else { format!("{key}.{}", entry.key) };
+        collect_places(&entry.node, key, places);
+    }
+    if let Value::List(items) = &node.value {
+        for (index, item) in items.iter().enumerate() {
+            collect_places(item, format!("{key}[{index}]"), places);
+        }
+    }
+    places.insert(key, node.origin.clone());
+}
+
+struct Compose {
+    places: BTreeMap<String, Origin>,
+    problems: Vec<Problem>,
+}
+
+impl Compose {
+    fn complain(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push(Problem::new(self.places.get(key).cloned(), key, message));
+    }
+
+    fn is_sound(&self, section: &str) -> bool {
+        !self.problems.iter().any(|problem| problem.is_within(section))
+    }
+
+    /// The parsed value of `key`; `None` when it is absent or wrong, and then it was complained about.
+    fn parse<I, T>(&mut self, key: &str, value: Option<I>, parse: impl FnOnce(I) -> Result<T, String>) -> Option<T> {
+        parse(value?).map_err(|message| self.complain(key, message)).ok()
+    }
+
+    fn duration(
+        &mut self,
+        key: &str,
+        value: Option<String>,
+        default: Duration,
+        allowed: RangeInclusive<Duration>,
+    ) -> Duration {
+        self.parse(key, value, |text| scalar::duration(&text, allowed)).unwrap_or(default)
+    }
+
+    fn source(&mut self, raw: raw::WorkloadApi) -> Option<workload_api::Config> {
+        let (given, section) = (raw.endpoint.is_some(), "source");
+        let endpoint = self.parse("source.workload_api.endpoint", raw.endpoint, |text| scalar::endpoint(&text));
+        let trust_domain =
+            self.parse("source.workload_api.trust_domain", raw.trust_domain, |text| scalar::trust_domain(&text));
+        // A misspelt key was complained about; that the right one is missing is then no news.
+        if !given && self.is_sound(section) {
+            self.problems.push(missing_endpoint());
+        }
+        Some(workload_api::Config { endpoint: endpoint?, trust_domain })
+    }
+
+    fn supervisor(&mut self, denied_grace: Option<String>, raw: raw::Backoff) -> supervisor::Config {
+        let default = supervisor::Config::default();
+        let millis = Duration::from_millis;
+        let (initial_key, max_key) = ("source.backoff.initial", "source.backoff.max");
+        let initial = self.duration(initial_key, raw.initial, default.backoff.initial, millis(10)..=MINUTE);
+        let max = self.duration(max_key, raw.max, default.backoff.max, millis(100)..=10 * MINUTE);
+        if initial > max && self.is_sound("source.backoff") {
+            let (at, other, value) = if self.places.contains_key(max_key) {
+                (max_key, "initial", initial)
+            } else {
+                (initial_key, "max", max)
+            };
+            let value = humantime::format_duration(value);
+            let relation = if at == max_key { "shorter than" } else { "longer than" };
+            self.complain(at, format!("is {relation} `{other}`, which is {value}; make `max` the longer one"));
+        }
+        let grace = Duration::ZERO..=24 * 60 * MINUTE;
+        supervisor::Config {
+            backoff: backoff::Config { initial, max },
+            denied_grace: self.duration("source.denied_grace", denied_grace, default.denied_grace, grace),
+        }
+    }
+
+    fn naming(&mut self, raw: &raw::Secrets) -> Naming {
+        let default = Naming::default();
+        let svid_key = "secrets.default_svid_name";
+        let mut name = |key: &str, value: &Option<String>, default: String| {
+            self.parse(key, value.as_deref(), scalar::name).unwrap_or(default)
+        };
+        let naming = Naming {
+            default_svid: name(svid_key, &raw.default_svid_name, default.default_svid),
+            default_bundle: name("secrets.default_bundle_name", &raw.default_bundle_name, default.default_bundle),
+            all_bundles: name("secrets.default_all_bundles_name", &raw.default_all_bundles_name, default.all_bundles),
+        };
+        // Two names for bundles may be equal, as in SPIRE: the one for our own bundle then wins. A certificate and a
+        // bundle are different kinds of secret, and Envoy would refuse one of them.
+        let bundles =
+            [("default_bundle_name", &naming.default_bundle), ("default_all_bundles_name", &naming.all_bundles)];
+        for (other, _) in bundles.into_iter().filter(|(_, bundle)| **bundle == naming.default_svid) {
+            let written = [svid_key.to_owned(), format!("secrets.{other}")];
+            let at = written.iter().find(|key| self.places.contains_key(*key)).cloned().unwrap_or_default();
+            let rival = if at == svid_key { other } else { "default_svid_name" };
+            let value = quoted(&naming.default_svid);
+            self.complain(&at, format!("{value} is the value of `{rival}` too; a certificate needs a name of its own"));
+        }
+        naming
+    }
+
+    fn listeners(
+        &mut self,
+        raw: Option<Vec<raw::Listener>>,
+        source: Option<&workload_api::Config>,
+    ) -> Vec<listen::Config> {
+        let Some(raw) = raw else {
+            let path = PathBuf::from(DEFAULT_SOCKET);
+            return vec![listen::Config::Unix(listen::UnixConfig {
+                path,
+                mode: DEFAULT_MODE,
+                owner: None,
+                group: None,
+            })];
+        };
+        if raw.is_empty() && self.is_sound("listeners") {
+            self.complain("listeners", "is empty, so nobody could connect; add a listener or remove the key");
+        }
+        let mut sockets = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
+        let mut listeners = Vec::new();
+        for (index, listener) in raw.into_iter().enumerate() {
+            let key = format!("listeners[{index}]");
+            match (listener.unix, listener.tcp) {
+                (Some(unix), None) => {
+                    let Some(unix) = self.unix(&key, unix) else { continue };
+                    self.own_socket(&key, &unix.path, source);
+                    self.once(sockets.insert(unix.path.clone(), key.clone()), &format!("{key}.unix.path"));
+                    listeners.push(listen::Config::Unix(unix));
+                }
+                (None, Some(tcp)) => {
+                    let Some(address) = self.tcp(&key, tcp) else { continue };
+                    if address.port() != 0 {
+                        self.once(addresses.insert(address, key.clone()), &format!("{key}.tcp.address"));
+                    }
+                    listeners.push(listen::Config::Tcp(address));
+                }
+                (Some(_), Some(_)) => self.complain(&key, "has both `unix` and `tcp`; make them two items of the list"),
+                (None, None) if self.is_sound(&key) => self.complain(&key, "has neither `unix` nor `tcp`; write one"),
+                (None, None) => {}
+            }
+        }
+        listeners
+    }
+
+    fn unix(&mut self, listener: &str, raw: raw::Unix) -> Option<listen::UnixConfig> {
+        let key = format!("{listener}.unix");
+        let given = raw.path.is_some();
+        let path = self.parse(&format!("{key}.path"), raw.path, |text| scalar::socket_path(&text));
+        let mode = self.parse(&format!("{key}.mode"), raw.mode, |text| scalar::mode(&text)).unwrap_or(DEFAULT_MODE);
+        let owner = self.parse(&format!("{key}.owner"), raw.owner, scalar::user);
+        let group = self.parse(&format!("{key}.group"), raw.group, scalar::group);
+        if !given && self.is_sound(&key) {
+            self.complain(&key, "has no `path`; write where the socket file shall be");
+        }
+        Some(listen::UnixConfig { path: path?, mode, owner, group })
+    }
+
+    fn tcp(&mut self, listener: &str, raw: raw::Tcp) -> Option<SocketAddr> {
+        let key = format!("{listener}.tcp");
+        if raw.address.is_none() && self.is_sound(&key) {
+            self.complain(&key, "has no `address`; write such as 127.0.0.1:18000");
+        }
+        self.parse(&format!("{key}.address"), raw.address, |text| scalar::loopback(&text))
+    }
+
+    fn once(&mut self, earlier: Option<String>, key: &str) {
+        if let Some(earlier) = earlier {
+            self.complain(key, format!("is the same as that of {earlier}; remove one of them"));
+        }
+    }
+
+    /// Listening where the source listens would take its socket away.
+    fn own_socket(&mut self, listener: &str, path: &PathBuf, source: Option<&workload_api::Config>) {
+        if source.is_some_and(|source| matches!(&source.endpoint, Endpoint::Unix(endpoint) if endpoint == path)) {
+            let key = format!("{listener}.unix.path");
+            self.complain(&key, "is the socket of the Workload API; choose another path to listen on");
+        }
+    }
+
+    fn logs(&mut self, raw: raw::Log) -> logs::Config {
+        let default = logs::Config::default();
+        let format = match raw.format.as_deref() {
+            Some("human") => logs::Format::Human,
+            Some("json") => logs::Format::Json,
+            // Anything else was refused by the schema.
+            _ => default.format,
+        };
+        let filter = self.parse("log.filter", raw.filter, |text| scalar::filter(&text));
+        logs::Config { format, filter: filter.unwrap_or(default.filter) }
+    }
+}
+
+fn limits(raw: &raw::Limits, default: Limits) -> Limits {
+    Limits {
+        streams_per_connection: raw.streams_per_connection.unwrap_or(default.streams_per_connection),
+        streams_per_peer: raw.streams_per_peer.unwrap_or(default.streams_per_peer),
+        connections: raw.connections.unwrap_or(default.connections),
+        names_per_stream: raw.names_per_stream.unwrap_or(default.names_per_stream),
+        request_bytes: raw.request_bytes.unwrap_or(default.request_bytes),
+    }
+}

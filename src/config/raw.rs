@@ -1,0 +1,194 @@
+//! The configuration file as types: its keys, their documentation, and from both the JSON Schema.
+//!
+//! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
+//! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Configuration of spiffe-sds. Every key is optional but the address of the source.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "spiffe-sds")]
+pub(super) struct Raw {
+    /// Where identities come from.
+    pub(super) source: Source,
+    /// Under which names they are served, and how a change is rolled out.
+    pub(super) secrets: Secrets,
+    /// Where Envoy connects. By default one Unix socket, `/run/spiffe-sds/sds.sock` with mode 0660.
+    pub(super) listeners: Option<Vec<Listener>>,
+    /// Bounds on what clients can make the server hold.
+    pub(super) limits: Limits,
+    /// How dead connections are found.
+    pub(super) keepalive: Keepalive,
+    /// A shutdown lets streams end in peace for this long, and never takes longer. From 0s to 10m.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) drain_deadline: Option<String>,
+    /// What is written to standard error.
+    pub(super) log: Log,
+}
+
+/// Where identities come from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Source {
+    /// A SPIFFE Workload API, such as the one of a SPIRE agent.
+    pub(super) workload_api: WorkloadApi,
+    /// How long the last good identity stays in service after the source says that we are entitled to none.
+    /// Registrations are eventually consistent, and an Envoy that loses its certificate cannot serve. From 0s to 1day.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) denied_grace: Option<String>,
+    /// Delays between attempts to reach the source again, doubling, with jitter.
+    pub(super) backoff: Backoff,
+}
+
+/// A SPIFFE Workload API.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WorkloadApi {
+    /// Where the Workload API listens: `unix:///absolute/path` or `tcp://IP:port`. The variable
+    /// `SPIFFE_ENDPOINT_SOCKET` is used when this is not set anywhere.
+    #[schemars(extend("examples" = ["unix:///run/spire/agent.sock", "tcp://127.0.0.1:8081"]))]
+    pub(super) endpoint: Option<String>,
+    /// The workload's own trust domain. Only a verifier without an SVID of its own needs it: otherwise the SVID tells.
+    #[schemars(extend("examples" = ["example.org"]))]
+    pub(super) trust_domain: Option<String>,
+}
+
+/// Delays between attempts.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Backoff {
+    /// The first delay, after an immediate reconnect has failed. From 10ms to 1m.
+    #[schemars(extend("default" = "200ms"))]
+    pub(super) initial: Option<String>,
+    /// The longest delay; not shorter than the first. From 100ms to 10m.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) max: Option<String>,
+}
+
+/// Names and roll-out. The first four keys have the names and meanings of the `sds` block of a SPIRE agent.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Secrets {
+    /// The name of the certificate and key of the default identity.
+    #[schemars(extend("default" = "default"))]
+    pub(super) default_svid_name: Option<String>,
+    /// The name of the validation context of our own trust domain.
+    #[schemars(extend("default" = "ROOTCA"))]
+    pub(super) default_bundle_name: Option<String>,
+    /// The name of the validation context of all known trust domains. May equal `default_bundle_name`, which then wins.
+    #[schemars(extend("default" = "ALL"))]
+    pub(super) default_all_bundles_name: Option<String>,
+    /// Serve plain `trusted_ca` validation contexts instead of Envoy's SPIFFE certificate validator. A client may
+    /// choose for itself with node metadata of the same name.
+    #[schemars(extend("default" = false))]
+    pub(super) disable_spiffe_cert_validation: Option<bool>,
+    /// Answer a stream that opens with an empty list of names with everything the client may have, as SPIRE does.
+    #[schemars(extend("default" = false))]
+    pub(super) wildcard: Option<bool>,
+    /// How long new trust is in place before the certificates that need it are sent, and old trust after the last
+    /// certificate that needed it. From 0s to 10s.
+    #[schemars(extend("default" = "250ms"))]
+    pub(super) rollout_hold: Option<String>,
+}
+
+/// Where Envoy connects: exactly one of the two.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("oneOf" = [{"required": ["unix"]}, {"required": ["tcp"]}]))]
+pub(super) struct Listener {
+    /// A Unix domain socket.
+    pub(super) unix: Option<Unix>,
+    /// A loopback TCP port.
+    pub(super) tcp: Option<Tcp>,
+}
+
+/// A Unix domain socket.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Unix {
+    /// The socket file: absolute, at most 107 bytes, in a directory that exists. Required.
+    #[schemars(extend("examples" = ["/run/spiffe-sds/sds.sock"]))]
+    pub(super) path: Option<String>,
+    /// Permission bits of the socket file, octal, in quotes. Whoever may write to the socket receives our private
+    /// keys, so the default lets only the owner and the group in.
+    #[schemars(extend("default" = "0660"))]
+    pub(super) mode: Option<String>,
+    /// The user who owns the socket file, by name or number. By default the user we run as.
+    pub(super) owner: Option<Account>,
+    /// The group of the socket file, by name or number. By default the group we run as.
+    pub(super) group: Option<Account>,
+}
+
+/// A user or group, by name or number.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(transform = flatten_account)]
+pub(super) enum Account {
+    Id(i64),
+    Name(String),
+}
+
+/// A loopback TCP port.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tcp {
+    /// IP address and port. Loopback only: a TCP client is not authenticated, and would be given private keys. Required.
+    #[schemars(extend("examples" = ["127.0.0.1:18000", "[::1]:18000"]))]
+    pub(super) address: Option<String>,
+}
+
+/// Bounds on what clients can make the server hold.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    /// Concurrent streams on one connection. Envoy opens one stream for each secret it subscribes to.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
+    pub(super) streams_per_connection: Option<u32>,
+    /// Concurrent streams of one peer, all its connections together.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 32_768))]
+    pub(super) streams_per_peer: Option<u32>,
+    /// Concurrent connections, all peers together.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
+    pub(super) connections: Option<u32>,
+    /// Names that one stream may subscribe to.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
+    pub(super) names_per_stream: Option<u32>,
+    /// Bytes of one request message. The first one of an Envoy has about 61 KB, so less than 64 KiB is refused.
+    #[schemars(range(min = 65_536, max = 67_108_864), extend("default" = 1_048_576))]
+    pub(super) request_bytes: Option<u32>,
+}
+
+/// How dead connections are found.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Keepalive {
+    /// A connection that is silent for this long is sent an HTTP/2 PING. From 1s to 1h.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) interval: Option<String>,
+    /// A connection that does not answer the PING for this long is closed. From 1s to 5m.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) timeout: Option<String>,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    /// `human` for people, `json` for machines; `auto` is human on a terminal and JSON otherwise.
+    #[schemars(extend("enum" = ["auto", "human", "json"], "default" = "auto"))]
+    pub(super) format: Option<String>,
+    /// How much is logged: a level (`error`, `warn`, `info`, `debug`, `trace` or `off`), and after it, separated by
+    /// commas, exceptions such as `spiffe_sds::server=debug`.
+    #[schemars(extend("default" = "info", "examples" = ["warn", "info,spiffe_sds::server=debug"]))]
+    pub(super) filter: Option<String>,
+}
+
+/// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.
+fn flatten_account(schema: &mut schemars::Schema) {
+    schema.remove("anyOf");
+    schema.insert("type".to_owned(), serde_json::json!(["string", "integer"]));
+    schema.insert("minimum".to_owned(), serde_json::json!(0));
+    schema.insert("maximum".to_owned(), serde_json::json!(u32::MAX - 1));
+}
