@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{
-    sds::{Address, Sds},
+    sds::{Address, Sds, Variant},
     traffic::{Action, Listener, Tls, Upstream},
     yaml,
 };
@@ -23,13 +23,15 @@ pub struct Bootstrap {
     pub admin: Option<Address>,
     /// The connection to this server.
     pub sds: Sds,
-    /// Listeners that never change.
+    /// The ports to open.
     pub listeners: Vec<Listener>,
-    /// A file of listeners that Envoy re-reads whenever it is replaced by a rename, written by
-    /// [`listener_file`](Self::listener_file). Its name ends in `.yaml`.
-    pub listener_file: Option<PathBuf>,
     /// Where [`Action::Forward`] leads.
     pub upstreams: Vec<Upstream>,
+    /// If set, the listeners are not in the bootstrap but in this file, which Envoy re-reads whenever a rename replaces
+    /// it. [`listener_file`](Self::listener_file) writes its content; the name ends in `.yaml`.
+    pub listeners_from: Option<PathBuf>,
+    /// The same for upstreams and [`upstream_file`](Self::upstream_file).
+    pub upstreams_from: Option<PathBuf>,
 }
 
 /// Why a description is no configuration that Envoy would start with.
@@ -66,9 +68,20 @@ pub enum Error {
         /// The upstream it names.
         upstream: String,
     },
+    /// Envoy starts the secrets of static clusters before there is an aggregated stream, and dies of it
+    /// (envoy#15517, envoy#19618; seen on 1.36.2 and 1.40.0).
+    #[error(
+        "upstream {upstream:?} is static and takes secrets over {variant}, which crashes envoy: set upstreams_from"
+    )]
+    StaticUpstream {
+        /// The upstream.
+        upstream: String,
+        /// One of the aggregated variants.
+        variant: Variant,
+    },
     /// Envoy chooses its parser by the ending.
-    #[error("listener file {path:?} must end in .yaml, Envoy parses by the ending: rename it")]
-    ListenerFile {
+    #[error("file {path:?} must end in .yaml, because envoy parses by the ending: rename it")]
+    FileName {
         /// The path refused.
         path: PathBuf,
     },
@@ -87,8 +100,9 @@ impl Bootstrap {
             admin: None,
             sds,
             listeners: Vec::new(),
-            listener_file: None,
             upstreams: Vec::new(),
+            listeners_from: None,
+            upstreams_from: None,
         }
     }
 
@@ -120,10 +134,18 @@ impl Bootstrap {
         self
     }
 
-    /// Also takes listeners from a file that is replaced by renames.
+    /// Takes the listeners from a file that is replaced by renames.
     #[must_use]
     pub fn listeners_from(mut self, file: impl Into<PathBuf>) -> Self {
-        self.listener_file = Some(file.into());
+        self.listeners_from = Some(file.into());
+        self
+    }
+
+    /// Takes the upstreams from a file that is replaced by renames. The aggregated variants need it for an upstream
+    /// with TLS ([`Error::StaticUpstream`]).
+    #[must_use]
+    pub fn upstreams_from(mut self, file: impl Into<PathBuf>) -> Self {
+        self.upstreams_from = Some(file.into());
         self
     }
 
@@ -167,18 +189,18 @@ impl Bootstrap {
     /// When Envoy would refuse it; see [`Error`].
     pub fn listener_file(&self, version: &str, listeners: &[Listener]) -> Result<String, Error> {
         self.check_listeners(listeners)?;
-        let resources: Vec<_> = listeners
-            .iter()
-            .map(|listener| {
-                let mut resource = Map::new();
-                resource.insert("@type".to_owned(), json!("type.googleapis.com/envoy.config.listener.v3.Listener"));
-                if let Value::Object(fields) = listener.to_value(&self.sds) {
-                    resource.extend(fields);
-                }
-                Value::Object(resource)
-            })
-            .collect();
-        Ok(yaml::render(&json!({ "version_info": version, "resources": resources }))?)
+        let resources = listeners.iter().map(|listener| listener.to_value(&self.sds));
+        discovery_response(version, "type.googleapis.com/envoy.config.listener.v3.Listener", resources)
+    }
+
+    /// The content of [`upstreams_from`](Self::upstreams_from)'s file, likewise.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn upstream_file(&self, version: &str, upstreams: &[Upstream]) -> Result<String, Error> {
+        check_upstreams(upstreams)?;
+        let resources = upstreams.iter().map(|upstream| upstream.to_value(&self.sds));
+        discovery_response(version, "type.googleapis.com/envoy.config.cluster.v3.Cluster", resources)
     }
 
     fn to_value(&self) -> Value {
@@ -195,21 +217,24 @@ impl Bootstrap {
         if let Some(ads) = self.sds.ads_config() {
             dynamic.insert("ads_config".to_owned(), ads);
         }
-        if let Some(path) = &self.listener_file {
-            let source =
-                json!({ "resource_api_version": "V3", "path_config_source": { "path": path.to_string_lossy() } });
-            dynamic.insert("lds_config".to_owned(), source);
+        for (key, path) in [("cds_config", &self.upstreams_from), ("lds_config", &self.listeners_from)] {
+            if let Some(path) = path {
+                let source = json!({ "path": path.to_string_lossy() });
+                let source = json!({ "resource_api_version": "V3", "path_config_source": source });
+                dynamic.insert(key.to_owned(), source);
+            }
         }
         if !dynamic.is_empty() {
             root.insert("dynamic_resources".to_owned(), Value::Object(dynamic));
         }
         let mut fixed = Map::new();
-        if !self.listeners.is_empty() {
-            let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.to_value(&self.sds)).collect();
-            fixed.insert("listeners".to_owned(), Value::Array(listeners));
+        if self.listeners_from.is_none() && !self.listeners.is_empty() {
+            let listeners = self.listeners.iter().map(|listener| listener.to_value(&self.sds));
+            fixed.insert("listeners".to_owned(), listeners.collect());
         }
-        let upstreams = self.upstreams.iter().map(|upstream| upstream.to_value(&self.sds));
-        fixed.insert("clusters".to_owned(), upstreams.chain([self.sds.cluster()]).collect());
+        let upstreams = self.upstreams.iter().filter(|_| self.upstreams_from.is_none());
+        let clusters = upstreams.map(|upstream| upstream.to_value(&self.sds)).chain([self.sds.cluster()]);
+        fixed.insert("clusters".to_owned(), clusters.collect());
         root.insert("static_resources".to_owned(), Value::Object(fixed));
         Value::Object(root)
     }
@@ -222,14 +247,17 @@ impl Bootstrap {
         if let Some(admin) = &self.admin {
             check_socket(admin)?;
         }
-        if let Some(path) = self.listener_file.as_ref().filter(|path| path.extension().is_none_or(|end| end != "yaml"))
-        {
-            return Err(Error::ListenerFile { path: path.clone() });
+        for path in [&self.listeners_from, &self.upstreams_from].into_iter().flatten() {
+            if path.extension().is_none_or(|end| end != "yaml") {
+                return Err(Error::FileName { path: path.clone() });
+            }
         }
-        let names = self.upstreams.iter().map(|upstream| upstream.name.as_str());
-        check_unique("upstream", names.chain([Sds::CLUSTER]))?;
-        for upstream in &self.upstreams {
-            check_tls(&format!("upstream {:?}", upstream.name), upstream.tls.as_ref())?;
+        check_upstreams(&self.upstreams)?;
+        if self.sds.variant.is_aggregated()
+            && self.upstreams_from.is_none()
+            && let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.tls.is_some())
+        {
+            return Err(Error::StaticUpstream { upstream: upstream.name.clone(), variant: self.sds.variant });
         }
         self.check_listeners(&self.listeners)
     }
@@ -246,6 +274,26 @@ impl Bootstrap {
         }
         Ok(())
     }
+}
+
+fn discovery_response(version: &str, kind: &str, resources: impl Iterator<Item = Value>) -> Result<String, Error> {
+    let resources = resources.map(|resource| {
+        let mut any = Map::new();
+        any.insert("@type".to_owned(), kind.into());
+        if let Value::Object(fields) = resource {
+            any.extend(fields);
+        }
+        Value::Object(any)
+    });
+    Ok(yaml::render(&json!({ "version_info": version, "resources": resources.collect::<Value>() }))?)
+}
+
+fn check_upstreams(upstreams: &[Upstream]) -> Result<(), Error> {
+    check_unique("upstream", upstreams.iter().map(|upstream| upstream.name.as_str()).chain([Sds::CLUSTER]))?;
+    upstreams.iter().try_for_each(|upstream| {
+        let place = format!("upstream {:?}", upstream.name);
+        check_tls(&place, upstream.tls.as_ref())
+    })
 }
 
 fn check_socket(address: &Address) -> Result<(), Error> {

@@ -165,11 +165,16 @@ impl Listener {
 
     /// `envoy.config.listener.v3.Listener`.
     pub(crate) fn to_value(&self, sds: &Sds) -> Value {
+        let mut routes = json!({
+            "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [self.action.route()] }],
+        });
+        if sds.variant.is_aggregated() && matches!(self.action, Action::Forward(_)) {
+            // There an upstream with TLS cannot be static, so it is not there yet when the bootstrap is read.
+            insert(&mut routes, "validate_clusters", json!(false));
+        }
         let manager = json!({
             "stat_prefix": self.name,
-            "route_config": {
-                "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [self.action.route()] }],
-            },
+            "route_config": routes,
             "http_filters": [{
                 "name": "envoy.filters.http.router",
                 "typed_config": typed("filters.http.router.v3.Router", json!({})),

@@ -7,6 +7,11 @@ const NOTES: &[(&str, &str)] = &[
     ("node:", "Envoy refuses SDS without a node id and cluster."),
     ("admin:", "The admin interface has no authentication: keep it on loopback."),
     ("ads_config:", "One aggregated stream carries every secret of this Envoy."),
+    (
+        "cds_config:",
+        "Clusters from a file, because Envoy crashes on a static one that takes secrets over ADS (envoy#15517).",
+    ),
+    ("validate_clusters:", "The cluster arrives after the listener."),
     ("lds_config:", "Listeners come from a file. Replace it with a rename: Envoy watches for that, not for writes."),
     (
         "set_node_on_first_message_only:",

@@ -10,7 +10,9 @@ fn loopback(port: u16) -> std::net::SocketAddr {
 }
 
 fn client(variant: Variant) -> Bootstrap {
-    Bootstrap::new("client", "test", sds(variant))
+    let bootstrap = Bootstrap::new("client", "test", sds(variant));
+    let bootstrap = if variant.is_aggregated() { bootstrap.upstreams_from("/tmp/u.yaml") } else { bootstrap };
+    bootstrap
         .admin(loopback(0))
         .listener(Listener::new("plain", loopback(0), Action::forward("up")))
         .upstream(Upstream::new("up", loopback(8443)).tls(Tls::new("default", "ALL").peer("spiffe://example.org/s")))
@@ -52,6 +54,10 @@ fn every_reference_is_the_same_block() {
         let root = parsed(&bootstrap.to_yaml().unwrap());
         let mut found = Vec::new();
         references(&root, &mut found);
+        let file = parsed(&bootstrap.upstream_file("1", &bootstrap.upstreams).unwrap());
+        if variant.is_aggregated() {
+            references(&file, &mut found);
+        }
         assert_eq!(found.len(), 4, "{variant}");
         let texts: Vec<_> = found.iter().map(|block| serde_json::to_string(block).unwrap()).collect();
         assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{variant}: {texts:#?}");
@@ -74,12 +80,15 @@ fn fragments_are_the_same_text_as_the_whole() {
     for variant in Variant::ALL {
         let whole = client(variant).to_value();
         let cluster = parsed(&Bootstrap::cluster_fragment(&sds(variant)).unwrap());
-        assert_eq!(cluster["static_resources"]["clusters"][0], whole["static_resources"]["clusters"][1]);
-        assert_eq!(cluster.get("dynamic_resources"), whole.get("dynamic_resources"));
+        let clusters = whole["static_resources"]["clusters"].as_array().unwrap();
+        assert_eq!(cluster["static_resources"]["clusters"][0], *clusters.last().unwrap());
+        let ads = |root: &Value| root.get("dynamic_resources").map(|dynamic| dynamic["ads_config"].clone());
+        assert_eq!(ads(&cluster), ads(&whole));
         let tls = Tls::new("default", "ALL").peer("spiffe://example.org/s");
         let secrets = parsed(&Bootstrap::secrets_fragment(&sds(variant), &tls).unwrap());
-        let upstream = &whole["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];
-        assert_eq!(secrets["common_tls_context"], upstream["common_tls_context"]);
+        let upstream = client(variant).upstreams[0].to_value(&sds(variant));
+        let context = &upstream["transport_socket"]["typed_config"]["common_tls_context"];
+        assert_eq!(secrets["common_tls_context"], *context);
     }
 }
 
@@ -94,6 +103,23 @@ fn a_listener_file_is_a_discovery_response() {
     assert_eq!(file["resources"][0]["@type"], "type.googleapis.com/envoy.config.listener.v3.Listener");
     assert_eq!(file["resources"][0]["name"], "late");
     assert_eq!(parsed(&bootstrap.listener_file("3", &[]).unwrap())["resources"], json!([]));
+}
+
+#[test]
+fn an_upstream_with_secrets_over_ads_is_never_static() {
+    for variant in [Variant::AdsSotw, Variant::AdsDelta] {
+        let mut bootstrap = client(variant);
+        let root = bootstrap.to_value();
+        assert_eq!(root["dynamic_resources"]["cds_config"]["path_config_source"]["path"], "/tmp/u.yaml");
+        assert_eq!(root["static_resources"]["clusters"].as_array().unwrap().len(), 1);
+        let file = parsed(&bootstrap.upstream_file("1", &bootstrap.upstreams).unwrap());
+        assert_eq!(file["resources"][0]["@type"], "type.googleapis.com/envoy.config.cluster.v3.Cluster");
+        bootstrap.upstreams_from = None;
+        let error = bootstrap.to_yaml().unwrap_err().to_string();
+        assert!(error.contains("\"up\" is static") && error.contains(variant.name()), "{error}");
+        bootstrap.upstreams[0].tls = None;
+        bootstrap.to_yaml().unwrap();
+    }
 }
 
 #[test]
