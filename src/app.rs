@@ -1,1 +1,109 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    identity::{Availability, IdentityStore, Workload},
+    server::{Bound, ListenError, Server, ServerError, StreamEvent},
+    source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+};
+
+/// Why the program cannot start or go on.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// A listener cannot be opened.
+    #[error("cannot listen")]
+    Listen(#[from] ListenError),
+    /// The source refuses us in a way that only a change of the configuration can mend.
+    #[error("the identity source cannot be used as configured")]
+    Source(#[from] SourceError),
+    /// The server failed.
+    #[error("the server failed")]
+    Server(#[from] ServerError),
+    /// The supervisor failed.
+    #[error("the renewal of identities failed; this is a bug, please report it with the log")]
+    Supervisor(#[source] tokio::task::JoinError),
+}
+
+/// The whole program with its sockets open, ready to run.
+pub struct App {
+    server: Server,
+    supervisor: Supervisor,
+    store: Arc<IdentityStore>,
+}
+
+impl App {
+    /// Opens the listeners. Clients may connect from here on; they wait until the first identity is there.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub async fn bind(config: &Config) -> Result<Self, AppError> {
+        let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
+        let store = Arc::new(IdentityStore::new());
+        let source = WorkloadApi::new(config.source().clone());
+        let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
+        Ok(Self { server, supervisor, store })
+    }
+
+    /// Where the listeners really listen, in the configuration's order.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Bound> {
+        self.server.bound()
+    }
+
+    /// Every outcome of renewal from now on.
+    #[must_use]
+    pub fn renewals(&self) -> broadcast::Receiver<RenewalEvent> {
+        self.supervisor.events()
+    }
+
+    /// What happens on clients' streams from now on.
+    #[must_use]
+    pub fn streams(&self) -> broadcast::Receiver<StreamEvent> {
+        self.server.events()
+    }
+
+    /// How the source does, now and as it changes.
+    #[must_use]
+    pub fn source(&self) -> watch::Receiver<SourceStatus> {
+        self.supervisor.status()
+    }
+
+    /// The identities held, now and as they change.
+    #[must_use]
+    pub fn identities(&self) -> watch::Receiver<Availability> {
+        self.store.watch(&Workload::Own)
+    }
+
+    /// Runs until `stop`, then drains.
+    ///
+    /// # Errors
+    /// Whatever ended the program though nobody asked for it; clients were drained all the same.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let stop = stop.child_token();
+        let states = self.store.watch(&Workload::Own);
+        for listener in self.server.bound() {
+            tracing::info!(%listener, "serving");
+        }
+        let renewal = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let ended = self.supervisor.run(stop.clone()).await;
+                // Without renewal the rest would only look alive.
+                stop.cancel();
+                ended
+            }
+        });
+        let served = self.server.run(states, stop.clone()).await;
+        stop.cancel();
+        renewal.await.map_err(AppError::Supervisor)??;
+        served?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}

@@ -55,8 +55,14 @@ pub(super) struct Identity {
 ///
 /// # Errors
 /// If it cannot start.
-pub(super) async fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the development issuer is not wired yet")
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let stop = lifecycle::stop_on_signals()?;
+    let directory = Directory::new()?;
+    let issuer = DevIssuer::start(args.issuer(&directory)).await?;
+    anstream::println!("export SPIFFE_ENDPOINT_SOCKET={}", issuer.endpoint());
+    report(&issuer, stop).await;
+    issuer.shutdown().await;
+    Ok(())
 }
 
 fn identity(text: &str) -> Result<Identity, String> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, process::ExitCode};
 
 use super::config::{self, flag};
-use crate::{config::Config, telemetry::logs};
+use crate::{app::App, config::Config, lifecycle, telemetry::logs};
 
 /// Serves identities to Envoy until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,8 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
 }
 
 /// Runs the server until it is told to stop.
-async fn serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("serving is not wired yet")
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = lifecycle::stop_on_signals()?;
+    App::bind(&config).await?.run(stop).await?;
+    Ok(())
 }
