@@ -4,7 +4,11 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use clap::ValueEnum;
 
-use crate::identity::SpiffeId;
+use crate::{
+    envoy::{self, Action, Bootstrap, Listener, Sds, Tls},
+    identity::SpiffeId,
+    source::Endpoint,
+};
 
 /// Prints an Envoy bootstrap that gets its secrets from here.
 #[derive(Debug, clap::Args)]
@@ -24,7 +28,7 @@ pub(super) struct Args {
     fragment: Option<Fragment>,
     /// Where the server listens: unix:///absolute/path or tcp://IP:port.
     #[arg(long, value_name = "ADDRESS", default_value = "unix:///run/spiffe-sds/sds.sock")]
-    connect: String,
+    connect: Endpoint,
     /// The name of the certificate: the default one, or a SPIFFE ID.
     #[arg(long, value_name = "NAME", default_value = "default")]
     certificate: String,
@@ -76,6 +80,30 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The YAML that was asked for.
-fn render(_args: &Args) -> anyhow::Result<String> {
-    anyhow::bail!("the Envoy bootstrap is not wired yet")
+fn render(args: &Args) -> anyhow::Result<String> {
+    let variant = match args.variant {
+        Variant::Sotw => envoy::Variant::Sotw,
+        Variant::Delta => envoy::Variant::Delta,
+        Variant::AdsSotw => envoy::Variant::AdsSotw,
+        Variant::AdsDelta => envoy::Variant::AdsDelta,
+    };
+    let address = match args.connect.clone() {
+        Endpoint::Unix(path) => envoy::Address::Unix(path),
+        Endpoint::Tcp(address) => envoy::Address::Tcp(address),
+    };
+    let server = Sds::new(variant, address);
+    let tls = args.peer.iter().fold(Tls::new(&args.certificate, &args.validation), |tls, id| tls.peer(id.to_string()));
+    Ok(match args.fragment {
+        Some(Fragment::Cluster) => Bootstrap::cluster_fragment(&server)?,
+        Some(Fragment::Secrets) => Bootstrap::secrets_fragment(&server, &tls)?,
+        None => {
+            let listener = Listener::new("mtls", args.listen, Action::respond("hello from mTLS\n")).tls(tls);
+            let bootstrap = Bootstrap::new(&args.node_id, &args.node_cluster, server).listener(listener);
+            match args.admin {
+                Some(admin) => bootstrap.admin(admin),
+                None => bootstrap,
+            }
+            .to_yaml()?
+        }
+    })
 }

@@ -10,8 +10,13 @@ use std::{
 
 use anyhow::Context as _;
 
+use futures_util::StreamExt as _;
+
 use super::config;
-use crate::{identity::IdentitySnapshot, source::workload_api};
+use crate::{
+    identity::{IdentitySnapshot, Workload},
+    source::{Source as _, SourceError, WorkloadApi, workload_api},
+};
 use report::Report;
 
 /// Checks the configuration, asks the source, and shows each SVID and trust bundle with its expiry.
@@ -51,6 +56,8 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
 }
 
 /// The first snapshot of the source.
-async fn fetch(_source: &workload_api::Config) -> anyhow::Result<IdentitySnapshot> {
-    anyhow::bail!("asking the source is not wired yet")
+async fn fetch(config: &workload_api::Config) -> anyhow::Result<IdentitySnapshot> {
+    let source = WorkloadApi::new(config.clone());
+    let first = source.watch(&Workload::Own).next().await;
+    Ok(first.unwrap_or(Err(SourceError::Closed))?)
 }

@@ -1,8 +1,19 @@
 //! `dev`: the development issuer, alone or with two Envoys as a demonstration.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
-use crate::identity::{Hint, SpiffeId, TrustDomain};
+use anyhow::Context as _;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::{
+    dev::{self, DevIssuer, Event, Rotation},
+    identity::{Hint, SpiffeId, TrustDomain},
+    lifecycle,
+    source::Endpoint,
+};
 
 /// The shortest life of a certificate: below this, clocks and handshakes get in its way.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
@@ -57,12 +68,62 @@ pub(super) struct Identity {
 /// If it cannot start.
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let stop = lifecycle::stop_on_signals()?;
-    let directory = Directory::new()?;
-    let issuer = DevIssuer::start(args.issuer(&directory)).await?;
-    anstream::println!("export SPIFFE_ENDPOINT_SOCKET={}", issuer.endpoint());
-    report(&issuer, stop).await;
+    let directory = tempfile::Builder::new().prefix("spiffe-sds-").tempdir().context("cannot make a directory")?;
+    let socket = args.socket.clone().unwrap_or_else(|| directory.path().join("agent.sock"));
+    let issuer = DevIssuer::start(args.issuer(Endpoint::Unix(socket))).await?;
+    super::print(&format!(
+        "# a development issuer, not for production; stop it with Ctrl-C\nexport SPIFFE_ENDPOINT_SOCKET={}\n",
+        issuer.endpoint()
+    ))?;
+    let mut events = issuer.events();
+    for issued in issuer.svids() {
+        let (id, serial, not_after) = (issued.svid.id, issued.serial, issued.svid.validity.not_after);
+        super::print(&line(&Event::Issued { id, serial, not_after }))?;
+    }
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            event = events.recv() => match event {
+                Ok(event) => super::print(&line(&event))?,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => break,
+            }
+        }
+    }
     issuer.shutdown().await;
     Ok(())
+}
+
+impl Args {
+    /// What the issuer is told; without identities it issues one, so that there is something to see.
+    pub(super) fn issuer(&self, listen: Endpoint) -> dev::Config {
+        let mut config = dev::Config::new(self.trust_domain.clone(), listen);
+        config.identities = self
+            .identity
+            .iter()
+            .map(|identity| dev::Identity {
+                id: identity.id.clone(),
+                hint: identity.hint.as_ref().map(|hint| hint.as_str().to_owned()),
+            })
+            .collect();
+        if config.identities.is_empty()
+            && let Ok(id) = SpiffeId::new(format!("spiffe://{}/workload", self.trust_domain))
+        {
+            config = config.identity(id, None);
+        }
+        config.federated.clone_from(&self.federate);
+        config.ttl = self.ttl;
+        config.ca_rotate_every = self.ca_rotate_every;
+        if let Some(every) = self.rotate_every {
+            config.rotation = Rotation::Every(every);
+        }
+        config
+    }
+}
+
+/// One event as a line: when, and what.
+fn line(event: &Event) -> String {
+    format!("{} {event}\n", humantime::format_rfc3339_seconds(SystemTime::now()))
 }
 
 fn identity(text: &str) -> Result<Identity, String> {

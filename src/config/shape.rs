@@ -208,7 +208,8 @@ fn layout(wanted: &str) -> &'static str {
 
 fn out_of_range(value: i128, schema: &Schema) -> Option<String> {
     let (low, high) = bounds(schema)?;
-    (!(i128::from(low)..=i128::from(high)).contains(&value)).then(|| format!("{value} is out of range; allowed are {low} to {high}"))
+    (!(i128::from(low)..=i128::from(high)).contains(&value))
+        .then(|| format!("{value} is out of range; allowed are {low} to {high}"))
 }
 
 fn bounds(schema: &Schema) -> Option<(i64, i64)> {

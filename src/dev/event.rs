@@ -50,6 +50,26 @@ pub enum Event {
     Defederated(TrustDomain),
 }
 
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let until = |at: &SystemTime| humantime::format_rfc3339_seconds(*at);
+        match self {
+            Self::Issued { id, serial, not_after } => {
+                write!(f, "issued       {id} serial {serial} until {}", until(not_after))
+            }
+            Self::Rotated { id, serial, not_after, .. } => {
+                write!(f, "rotated      {id} serial {serial} until {}", until(not_after))
+            }
+            Self::Revoked { id, serial } => write!(f, "revoked      {id} serial {serial}"),
+            Self::Ca { trust_domain, step, serial } => {
+                write!(f, "{:<12} spiffe://{trust_domain} root {serial}", format!("ca {step}"))
+            }
+            Self::Federated(trust_domain) => write!(f, "federated    spiffe://{trust_domain}"),
+            Self::Defederated(trust_domain) => write!(f, "defederated  spiffe://{trust_domain}"),
+        }
+    }
+}
+
 /// The three steps of a CA roll-over, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaStep {
