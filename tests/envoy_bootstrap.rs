@@ -223,6 +223,9 @@ async fn an_envoy_is_started_asked_loaded_changed_and_ended() {
         let total = admin.wait_stat("cluster.up.upstream_rq_total", |total| total == 100, BOUND).await.unwrap();
         assert_eq!(admin.stat("cluster.up.upstream_cx_total").await.unwrap(), Some(total), "one connection a request");
         assert_eq!(admin.stat("no.such.stat").await.unwrap(), None);
+        let requests = admin.stat("http.first.downstream_rq_2xx").await.unwrap();
+        let connections = admin.stat("listener.first.downstream_cx_total").await.unwrap();
+        assert_eq!((requests, connections), (Some(100), Some(100)), "statistics go by the listener's name");
         let info = admin.server_info().await.unwrap();
         assert!(info["version"].as_str().unwrap().contains(binary.version()), "{info}");
         assert!(admin.cert_serials().await.unwrap().is_empty());

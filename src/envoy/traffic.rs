@@ -23,7 +23,7 @@ pub struct Tls {
 /// A port that Envoy opens, speaking HTTP/1.1 and HTTP/2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Unique in one Envoy.
+    /// Unique in one Envoy; its statistics are `listener.NAME.` and `http.NAME.`.
     pub name: String,
     /// Port 0 lets the kernel choose.
     pub address: SocketAddr,
@@ -189,7 +189,13 @@ impl Listener {
             "typed_config": typed("filters.network.http_connection_manager.v3.HttpConnectionManager", manager),
         }]);
         insert(&mut chain, "filters", filters);
-        json!({ "name": self.name, "address": Address::from(self.address).to_value(), "filter_chains": [chain] })
+        json!({
+            "name": self.name,
+            // Or its statistics are named after the port asked for, and all those with port 0 are one.
+            "stat_prefix": self.name,
+            "address": Address::from(self.address).to_value(),
+            "filter_chains": [chain],
+        })
     }
 }
 

@@ -154,7 +154,20 @@ impl Admin {
         self.serials("cert_chain").await
     }
 
-    /// The same for the authorities of the validation contexts.
+    /// Waits until a leaf certificate with this serial number is in use.
+    ///
+    /// # Errors
+    /// When it is not within the bound; the serials in use are in the message.
+    pub async fn wait_serial(&self, serial: &str, bound: Duration) -> Result<(), Error> {
+        let probe = async || match self.cert_serials().await {
+            Ok(serials) if serials.iter().any(|used| used == serial) => Ok(()),
+            Ok(serials) => Err(format!("{serials:?}")),
+            Err(error) => Err(error.to_string()),
+        };
+        until(bound, &format!("certificate {serial}"), probe).await
+    }
+
+    /// [`cert_serials`](Self::cert_serials) of the authorities in the validation contexts.
     ///
     /// # Errors
     /// When Envoy does not answer.
