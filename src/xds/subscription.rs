@@ -22,7 +22,7 @@ use outstanding::{Outstanding, Sent};
 pub use update::{Answer, Heard, Update};
 
 /// The name that asks for everything (xDS protocol, "wildcard").
-const WILDCARD: &str = "*";
+pub(super) const WILDCARD: &str = "*";
 /// How many repeated requests are answered in a burst, and one more for each second: see [`Subscription::on_sotw`].
 const RESEND_BURST: u32 = 8;
 
@@ -166,7 +166,8 @@ impl Subscription {
         if opened {
             // Names that the client holds without subscribing to them only matter to a wildcard.
             for (name, version) in request.initial_versions {
-                self.interests.claim(&name, version, self.wildcard);
+                let room = self.interests.len() < self.limits.names;
+                self.interests.claim(&name, version, self.wildcard && room);
             }
         }
         let dropped = unsubscribe.len();
@@ -355,4 +356,4 @@ impl Tokens {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
