@@ -4,63 +4,123 @@
 //! question of another type is answered once, truthfully: there is nothing of that type here. In SotW that is a response
 //! without resources; in delta it is `removed_resources` with the names asked for (none for a wildcard).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Frame, Origin, Request, ResourceName, Variant, Version, response};
+use super::{Frame, Origin, Request, ResourceName, TooManyNames, Variant, Version, response, subscription::WILDCARD};
 
 /// Types beyond this many are not answered: Envoy knows about a dozen.
 const TYPES: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
-    types: BTreeMap<String, Interest>,
-    due: Vec<(String, Vec<ResourceName>)>,
+    types: BTreeMap<String, BTreeSet<ResourceName>>,
+    /// Answers that are owed, one a type however often it was asked for; the names are delta's.
+    due: VecDeque<(String, BTreeSet<ResourceName>)>,
     answers: u32,
-}
-
-#[derive(Debug, Default)]
-struct Interest {
-    names: BTreeSet<ResourceName>,
 }
 
 impl Foreign {
     /// Takes in a request of another type; says whether it is the first one of its type.
-    pub(super) fn on_request(&mut self, type_url: &str, request: Request) -> bool {
+    ///
+    /// # Errors
+    /// [`TooManyNames`] when all types together have more than `limit`.
+    pub(super) fn on_request(&mut self, type_url: &str, request: Request, limit: usize) -> Result<bool, TooManyNames> {
         let first = !self.types.contains_key(type_url);
         if first && self.types.len() == TYPES {
-            return false;
+            return Ok(false);
         }
-        let interest = self.types.entry(type_url.to_owned()).or_default();
-        let (added, removed, replaced): (Vec<_>, _, _) = match request {
-            Request::Sotw(request) => (request.names.clone(), Vec::new(), Some(request.names)),
-            Request::Delta(request) => (request.subscribe, request.unsubscribe, None),
+        let known = self.types.entry(type_url.to_owned()).or_default();
+        let mut gone = BTreeSet::new();
+        let mut unsubscribed = Vec::new();
+        let asked = match request {
+            Request::Sotw(request) => {
+                let names: BTreeSet<_> = request.names.into_iter().collect();
+                let before = std::mem::replace(known, names);
+                !known.is_subset(&before)
+            }
+            Request::Delta(request) => {
+                // Subscribing is always answered, but a wildcard is not a name that could be gone.
+                let asked = !request.subscribe.is_empty();
+                gone.extend(request.subscribe.into_iter().filter(|name| name.as_str() != WILDCARD));
+                known.extend(gone.iter().cloned());
+                unsubscribed = request.unsubscribe;
+                unsubscribed.iter().for_each(|name| _ = known.remove(name));
+                asked
+            }
         };
-        let new: Vec<_> = added.into_iter().filter(|name| !interest.names.contains(name)).collect();
-        match replaced {
-            Some(names) => interest.names = names.into_iter().collect(),
-            None => interest.names.extend(new.iter().cloned()),
+        if first || asked {
+            self.owe(type_url, gone);
         }
-        for name in removed {
-            interest.names.remove(&name);
+        if let Some((_, owed)) = self.due.iter_mut().find(|(due, _)| due == type_url) {
+            unsubscribed.iter().for_each(|name| _ = owed.remove(name));
         }
-        if first || !new.is_empty() {
-            self.due.push((type_url.to_owned(), new));
+        if self.names() > limit { Err(TooManyNames { limit }) } else { Ok(first) }
+    }
+
+    fn owe(&mut self, type_url: &str, names: BTreeSet<ResourceName>) {
+        match self.due.iter_mut().find(|(due, _)| due == type_url) {
+            Some((_, owed)) => owed.extend(names),
+            None => self.due.push_back((type_url.to_owned(), names)),
         }
-        first
     }
 
     /// How many names are remembered.
     pub(super) fn names(&self) -> usize {
-        self.types.values().map(|interest| interest.names.len()).sum()
+        self.types.values().map(BTreeSet::len).sum()
     }
 
     /// The next answer that is owed.
     pub(super) fn poll(&mut self, variant: Variant, origin: &Origin) -> Option<Frame> {
-        let (type_url, names) = self.due.pop()?;
+        let (type_url, names) = self.due.pop_front()?;
         self.answers = self.answers.wrapping_add(1);
         let nonce = format!("none.{}", self.answers);
-        let removed = if variant == Variant::Delta { names } else { Vec::new() };
+        let removed: Vec<_> = names.into_iter().collect();
         let version = Version::digest([]);
         Some(response::without_resources(variant, origin, &type_url, version.as_str(), &nonce, &removed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::{DeltaRequest, SECRET_TYPE_URL, SotwRequest};
+
+    fn sotw(names: &[&str]) -> Request {
+        let names = names.iter().map(|name| (*name).into()).collect();
+        Request::Sotw(SotwRequest { names, ..SotwRequest::default() })
+    }
+
+    fn answers(foreign: &mut Foreign, variant: Variant) -> usize {
+        let origin = Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() };
+        std::iter::from_fn(|| foreign.poll(variant, &origin)).count()
+    }
+
+    #[test]
+    fn types_beyond_the_limit_are_neither_remembered_nor_answered() {
+        let mut foreign = Foreign::default();
+        for i in 0..TYPES + 8 {
+            assert_eq!(foreign.on_request(&format!("type{i}"), sotw(&["x"]), 100), Ok(i < TYPES));
+        }
+        assert_eq!(foreign.names(), TYPES);
+        assert_eq!(answers(&mut foreign, Variant::Sotw), TYPES);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_owes_us_no_memory() {
+        let mut foreign = Foreign::default();
+        for i in 0..100 {
+            foreign.on_request("type", sotw(&[&format!("x{i}")]), 100).unwrap();
+        }
+        assert_eq!(foreign.names(), 1);
+        assert_eq!(answers(&mut foreign, Variant::Sotw), 1);
+        for _ in 0..10 {
+            let subscribe = vec!["y".into(), "z".into()];
+            let unsubscribe = vec!["z".into()];
+            let request = DeltaRequest { subscribe, unsubscribe, ..DeltaRequest::default() };
+            foreign.on_request("type", Request::Delta(request), 100).unwrap();
+        }
+        assert_eq!(foreign.names(), 2);
+        assert_eq!(foreign.due[0].1.len(), 1);
+        assert_eq!(answers(&mut foreign, Variant::Delta), 1);
     }
 }

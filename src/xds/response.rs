@@ -66,7 +66,6 @@ impl Frames {
         &self.nonce
     }
 
-    #[cfg(test)]
     /// The `version_info` of the shared frame: for SotW that of a client which holds this resource alone.
     pub(super) fn version_info(&self) -> &Version {
         &self.version_info

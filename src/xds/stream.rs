@@ -99,10 +99,7 @@ impl StreamState {
             (_, Service::Secrets) => return Err(Refusal::WrongType(type_url.into())),
             (_, Service::Aggregated) => {
                 let foreign = self.foreign.get_or_insert_default();
-                if foreign.names() + wire.names() > self.limits.names {
-                    return Err(TooManyNames { limit: self.limits.names }.into());
-                }
-                let first = foreign.on_request(&type_url, wire.into_request());
+                let first = foreign.on_request(&type_url, wire.into_request(), self.limits.names)?;
                 return Ok(Event { node, heard: None, foreign: first.then(|| type_url.into()) });
             }
         }
@@ -147,3 +144,6 @@ impl Outgoing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use outstanding::{Outstanding, Sent};
 pub use update::{Answer, Heard, Update};
 
 /// The name that asks for everything (xDS protocol, "wildcard").
-const WILDCARD: &str = "*";
+pub(super) const WILDCARD: &str = "*";
 /// How many repeated requests are answered in a burst, and one more for each second: see [`Subscription::on_sotw`].
 const RESEND_BURST: u32 = 8;
 
@@ -162,20 +162,17 @@ impl Subscription {
         subscribe.sort_unstable();
         subscribe.dedup();
         let added = subscribe.len();
-        for name in subscribe {
-            self.interests.subscribe(name);
-        }
+        self.interests.subscribe(subscribe);
         if opened {
             // Names that the client holds without subscribing to them only matter to a wildcard.
             for (name, version) in request.initial_versions {
-                self.interests.claim(&name, version, self.wildcard);
+                let room = self.interests.len() < self.limits.names;
+                self.interests.claim(&name, version, self.wildcard && room);
             }
         }
         let dropped = unsubscribe.len();
-        for name in unsubscribe {
-            // While the wildcard covers it, the client must hear whether the name still exists.
-            self.interests.unsubscribe(&name, self.wildcard);
-        }
+        // While the wildcard covers them, the client must hear whether the names still exist.
+        self.interests.unsubscribe(unsubscribe, self.wildcard);
         if opened || added + dropped > 0 || before != self.wildcard {
             self.planned = None;
         }
@@ -193,15 +190,13 @@ impl Subscription {
             self.planned = Some(now.state().clone());
         }
         if let Some(resource) = self.queue.pop_front() {
-            return Some(self.send(resource, at));
+            return Some(self.send(resource, now, at));
         }
         if self.removed.is_empty() {
             return None;
         }
         let names = std::mem::take(&mut self.removed);
-        for name in &names {
-            self.interests.told_absent(name);
-        }
+        self.interests.told_absent(&names);
         let nonce = self.fresh_nonce(Version::digest(names.iter().map(|name| name.as_str().as_bytes())).as_str());
         self.outstanding.push(Sent { nonce: nonce.clone(), resource: None, at });
         Some(Update::Removed { names, nonce })
@@ -265,15 +260,13 @@ impl Subscription {
     fn plan(&mut self, now: &ResourceSet) {
         self.removed.clear();
         if self.wildcard {
-            let gone = self.interests.follow(now);
-            if self.variant == Variant::Delta {
-                self.removed.extend(gone);
-            }
+            self.interests.follow(now, self.variant);
         }
         self.try_resume(now);
         let mut due = Vec::new();
-        for interest in self.interests.iter_mut() {
+        for interest in self.interests.iter() {
             match now.lookup(interest.name.as_str()) {
+                lookup if !interest.is_covered(&lookup) => self.removed.push(interest.name.clone()),
                 Lookup::Available(resource) if interest.wants(resource.version()) => due.push(resource.clone()),
                 Lookup::Available(_) | Lookup::Withheld => {}
                 Lookup::Absent if self.variant == Variant::Delta && interest.held.is_some() => {
@@ -314,11 +307,18 @@ impl Subscription {
         }
     }
 
-    fn send(&mut self, resource: Arc<Resource>, at: Duration) -> Update {
+    fn send(&mut self, resource: Arc<Resource>, now: &ResourceSet, at: Duration) -> Update {
         self.interests.sent(resource.name(), resource.version());
         let version_info = match self.variant {
             Variant::Delta => resource.version().clone(),
-            Variant::Sotw => state_digest(self.interests.held()),
+            // What comes before the end of a burst stands for itself: its frame is shared, and the burst costs one
+            // digest over all names and not one a name. A client that is cut off there is sent everything again.
+            Variant::Sotw if !self.queue.is_empty() => resource.frames(self.variant).version_info().clone(),
+            // Only what a new stream would be sent counts, or a name that is gone would spoil every later claim.
+            Variant::Sotw => {
+                let available = |name: &ResourceName| matches!(now.lookup(name.as_str()), Lookup::Available(_));
+                state_digest(self.interests.held().filter(|(name, _)| available(name)))
+            }
         };
         let nonce = self.fresh_nonce(resource.frames(self.variant).nonce());
         let named = Some((resource.name().clone(), resource.version().clone()));
@@ -356,4 +356,4 @@ impl Tokens {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

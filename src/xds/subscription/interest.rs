@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::xds::{ResourceName, ResourceSet, Version};
+use crate::xds::{Lookup, ResourceName, ResourceSet, Variant, Version};
 
 /// How the last sending of a name went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,16 @@ impl Interest {
     pub(super) fn wants(&self, version: &Version) -> bool {
         self.due || self.held.as_ref() != Some(version)
     }
+
+    /// Whether anything asks for it still: its own subscription, or a wildcard that includes it or may do so again.
+    pub(super) fn is_covered(&self, lookup: &Lookup<'_>) -> bool {
+        match lookup {
+            _ if self.explicit => true,
+            Lookup::Available(resource) => resource.is_listed(),
+            Lookup::Withheld => true,
+            Lookup::Absent | Lookup::Impossible => false,
+        }
+    }
 }
 
 /// Sorted by name. A vector, because nearly every stream has one name and a map's first node is a kilobyte.
@@ -62,10 +72,6 @@ impl Interests {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Interest> {
         self.0.iter()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Interest> {
-        self.0.iter_mut()
     }
 
     /// What the client holds, sorted by name.
@@ -107,16 +113,24 @@ impl Interests {
         (added, dropped)
     }
 
-    /// Adds a name. Subscribing is always answered, even when the client should know the answer
+    /// Adds `names`, each of them once. Subscribing is always answered, even when the client should know the answer
     /// (xDS protocol, "Unsubscribing from resources").
-    pub(super) fn subscribe(&mut self, name: ResourceName) {
-        match self.find(&name) {
-            Ok(interest) => {
-                interest.explicit = true;
-                interest.due = true;
-                interest.told_absent = false;
+    pub(super) fn subscribe(&mut self, names: Vec<ResourceName>) {
+        let mut new = Vec::new();
+        for name in names {
+            match self.find(&name) {
+                Ok(interest) => {
+                    interest.explicit = true;
+                    interest.due = true;
+                    interest.told_absent = false;
+                }
+                Err(_) => new.push(Interest::new(name, true)),
             }
-            Err(at) => self.0.insert(at, Interest::new(name, true)),
+        }
+        if !new.is_empty() {
+            self.0.append(&mut new);
+            // Stable on purpose: it merges the two sorted runs, and a thousand names cost no thousand insertions.
+            self.0.sort_by(|a, b| a.name.cmp(&b.name));
         }
     }
 
@@ -135,15 +149,18 @@ impl Interests {
         }
     }
 
-    /// Forgets a name, or keeps it for the wildcard and owes the client a word about it.
-    pub(super) fn unsubscribe(&mut self, name: &ResourceName, wildcard: bool) {
-        match self.find(name) {
-            Ok(interest) if wildcard => {
+    /// Forgets `names`, or keeps them for the wildcard and owes the client a word about each.
+    pub(super) fn unsubscribe(&mut self, mut names: Vec<ResourceName>, wildcard: bool) {
+        if !wildcard {
+            names.sort_unstable();
+            self.0.retain(|interest| names.binary_search(&interest.name).is_err());
+            return;
+        }
+        for name in names {
+            if let Ok(interest) = self.find(&name) {
                 interest.explicit = false;
                 interest.due = true;
             }
-            Ok(_) => self.0.retain(|interest| interest.name != *name),
-            Err(_) => {}
         }
     }
 
@@ -152,28 +169,21 @@ impl Interests {
         self.0.retain(|interest| interest.explicit);
     }
 
-    /// Makes the implicit interest follow what is listed now; returns names that the client held and that are gone.
-    pub(super) fn follow(&mut self, now: &ResourceSet) -> Vec<ResourceName> {
+    /// Makes the implicit interest follow what is listed now. What is gone stays until the client has heard of it,
+    /// where that can be said.
+    pub(super) fn follow(&mut self, now: &ResourceSet, variant: Variant) {
         if !now.is_known() {
-            return Vec::new();
+            return;
         }
         for resource in now.listed() {
             if let Err(at) = self.find(resource.name()) {
                 self.0.insert(at, Interest::new(resource.name().clone(), false));
             }
         }
-        let mut gone = Vec::new();
         self.0.retain(|interest| {
-            let listed = matches!(now.lookup(interest.name.as_str()),
-                crate::xds::Lookup::Available(resource) if resource.is_listed())
-                || matches!(now.lookup(interest.name.as_str()), crate::xds::Lookup::Withheld);
-            let keep = interest.explicit || listed;
-            if !keep && (interest.held.is_some() || interest.due) {
-                gone.push(interest.name.clone());
-            }
-            keep
+            let owed = variant == Variant::Delta && (interest.held.is_some() || interest.due);
+            owed || interest.is_covered(&now.lookup(interest.name.as_str()))
         });
-        gone
     }
 
     pub(super) fn all_due(&mut self) {
@@ -204,13 +214,17 @@ impl Interests {
         }
     }
 
-    pub(super) fn told_absent(&mut self, name: &ResourceName) {
-        if let Ok(interest) = self.find(name) {
-            interest.held = None;
-            interest.due = false;
-            interest.told_absent = true;
-            interest.status = Status::NotSent;
+    /// The client has heard that `names` are not to be had; what only a wildcard covered is forgotten.
+    pub(super) fn told_absent(&mut self, names: &[ResourceName]) {
+        for name in names {
+            if let Ok(interest) = self.find(name) {
+                interest.held = None;
+                interest.due = false;
+                interest.told_absent = true;
+                interest.status = Status::NotSent;
+            }
         }
+        self.0.retain(|interest| interest.explicit || !interest.told_absent);
     }
 
     /// The interest in `name`, or where it would stand.

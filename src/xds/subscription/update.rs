@@ -54,7 +54,8 @@ pub enum Update {
     Resource {
         /// What is sent.
         resource: Arc<Resource>,
-        /// SotW: the state that the client holds after it. Delta: the resource's version.
+        /// SotW: the state that the client holds after it; within a burst, the state of a client that holds it alone.
+        /// Delta: the resource's version.
         version_info: Version,
         /// What the client answers with.
         nonce: Box<str>,

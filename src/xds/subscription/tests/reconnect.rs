@@ -1,0 +1,171 @@
+//! A client that comes back says what it holds, and what it holds is not sent again.
+
+use super::*;
+
+impl Client {
+    /// A new stream of the same client, which repeats what it accepted last.
+    fn reconnects(&self) -> Self {
+        let mut next = Self::new(Variant::Sotw, self.server.wildcard_allowed, self.server.heals);
+        let names: Vec<_> = self.names.iter().map(String::as_str).collect();
+        next.sends(&self.version_info, "", &names);
+        next.version_info.clone_from(&self.version_info);
+        next
+    }
+}
+
+/// A client that has accepted what is in the set.
+fn settled(names: &[&str], now: &ResourceSet) -> Client {
+    let mut client = Client::ads();
+    client.wants(names);
+    while client.poll(now).is_some() {}
+    client.acks_all();
+    client
+}
+
+#[test]
+fn sotw_what_is_known_is_not_sent_and_later_changes_are() {
+    let now = set(&["a@1"]);
+    let mut client = settled(&["a"], &now).reconnects();
+    client.hears(&now, &[]);
+    assert_eq!(client.statuses()["a"], Status::Acked);
+    client.hears(&set(&["a@2"]), &["a@2"]);
+    client.acks_all();
+    client.hears(&set(&["a@2"]), &[]);
+}
+
+#[test]
+fn sotw_an_unknown_state_is_answered_in_full() {
+    let now = set(&["a@1", "b@1"]);
+    settled(&["a", "b"], &now).reconnects().hears(&set(&["a@1", "b@2"]), &["a@1", "b@2"]);
+    let mut client = Client::sotw();
+    client.sends("of another server", "", &["a", "b"]);
+    client.hears(&now, &["a@1", "b@1"]);
+}
+
+#[test]
+fn sotw_the_last_accepted_version_stands_for_all_names() {
+    let mut client = settled(&["a", "b", "roots"], &set(&["a@1", "b@1", "roots@1"]));
+    client.hears(&set(&["a@1", "b@2", "roots@1"]), &["b@2"]);
+    client.acks_all();
+    client.reconnects().hears(&set(&["a@1", "b@2", "roots@1"]), &[]);
+}
+
+#[test]
+fn sotw_names_that_are_not_to_be_had_do_not_spoil_it() {
+    let mut client = settled(&["a", "b", "never", "later"], &set(&["a@1", "b@1"]));
+    client.reconnects().hears(&set(&["a@1", "b@1"]), &[]);
+    client.hears(&set(&["a@2", "b@-"]), &["a@2"]);
+    client.acks_all();
+    client.reconnects().hears(&set(&["a@2", "b@-"]), &[]);
+    client.hears(&set(&["a@3"]), &["a@3"]);
+    client.acks_all();
+    client.reconnects().hears(&set(&["a@3"]), &[]);
+}
+
+#[test]
+fn sotw_part_of_an_answer_is_not_the_whole() {
+    let now = set(&["a@1", "b@1", "c@1"]);
+    for accepted in 1..3 {
+        let mut client = Client::ads();
+        client.wants(&["a", "b", "c"]);
+        client.hears(&now, &["a@1", "b@1", "c@1"]);
+        (0..accepted).for_each(|_| _ = client.acks());
+        client.reconnects().hears(&now, &["a@1", "b@1", "c@1"]);
+    }
+}
+
+#[test]
+fn sotw_a_refusal_does_not_change_what_the_client_holds() {
+    let mut client = settled(&["a"], &set(&["a@1"]));
+    client.hears(&set(&["a@2"]), &["a@2"]);
+    client.nacks("no");
+    client.reconnects().hears(&set(&["a@1"]), &[]);
+    client.reconnects().hears(&set(&["a@2"]), &["a@2"]);
+}
+
+#[test]
+fn sotw_the_claim_waits_for_an_identity_that_is_pending() {
+    let now = set(&["a@1", "b@1"]);
+    let mut client = settled(&["a", "b"], &now).reconnects();
+    client.hears(&ResourceSet::pending(), &[]);
+    client.hears(&now, &[]);
+    client.hears(&set(&["a@1", "b@2"]), &["b@2"]);
+}
+
+#[test]
+fn sotw_the_claim_counts_for_the_first_answer_only() {
+    let now = set(&["a@1"]);
+    let mut client = settled(&["a"], &now).reconnects();
+    client.hears(&set(&["a@2"]), &["a@2"]);
+    client.hears(&now, &["a@1"]);
+}
+
+#[test]
+fn sotw_a_claim_in_the_middle_of_a_stream_is_nothing() {
+    let now = set(&["a@1"]);
+    let version_info = settled(&["a"], &now).version_info;
+    let mut client = Client::sotw();
+    client.sends("", "", &["b"]);
+    client.sends(&version_info, "", &["a"]);
+    client.hears(&now, &["a@1"]);
+}
+
+#[test]
+fn sotw_knowing_some_of_the_names_means_all_are_sent() {
+    let now = set(&["a@1", "b@1"]);
+    let mut client = settled(&["a"], &now);
+    client.names.insert("b".into());
+    client.reconnects().hears(&now, &["a@1", "b@1"]);
+    client.reconnects().hears(&set(&["a@1"]), &[]);
+}
+
+#[test]
+fn sotw_the_wildcard_can_be_resumed() {
+    let now = set(&["a@1", "b@1"]);
+    let mut client = Client::new(Variant::Sotw, true, false);
+    client.wants(&[]);
+    client.hears(&now, &["a@1", "b@1"]);
+    client.acks_all();
+    client.reconnects().hears(&now, &[]);
+}
+
+#[test]
+fn delta_what_is_known_is_not_sent() {
+    let mut client = Client::delta();
+    client.edits(&["a", "b", "c"], &[], &[("a", "1"), ("b", "1")]);
+    client.hears(&set(&["a@1", "b@2", "c@1"]), &["b@2", "c@1"]);
+    client.hears(&set(&["a@2", "b@2", "c@1"]), &["a@2"]);
+}
+
+#[test]
+fn delta_what_vanished_meanwhile_is_said_once() {
+    let mut client = Client::delta();
+    client.edits(&["gone", "never", "later"], &[], &[("gone", "1"), ("never", "1")]);
+    client.hears(&set(&["b@1"]), &["-gone -never"]);
+    client.hears(&set(&["b@2"]), &[]);
+}
+
+#[test]
+fn delta_what_is_known_waits_for_an_identity_that_is_pending() {
+    let mut client = Client::delta();
+    client.edits(&["a", "b"], &[], &[("a", "1")]);
+    client.hears(&ResourceSet::pending(), &[]);
+    client.hears(&set(&["a@1", "b@-"]), &[]);
+    client.hears(&set(&["a@1", "b@1"]), &["b@1"]);
+}
+
+#[test]
+fn delta_versions_of_names_that_are_not_asked_for_are_nothing() {
+    let mut client = Client::delta();
+    client.edits(&["a"], &[], &[("a", "1"), ("b", "1")]);
+    client.hears(&set(&["b@2"]), &["-a"]);
+    assert_eq!(client.server.names(), 1);
+}
+
+#[test]
+fn delta_initial_versions_count_in_the_first_request_only() {
+    let mut client = Client::delta();
+    client.edits(&["b"], &[], &[]);
+    client.edits(&["a"], &[], &[("a", "1")]);
+    client.hears(&set(&["a@1"]), &["a@1"]);
+}
