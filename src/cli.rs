@@ -8,6 +8,8 @@ mod check;
 mod completions;
 mod config;
 #[cfg(feature = "dev-issuer")]
+mod demo;
+#[cfg(feature = "dev-issuer")]
 mod dev;
 mod serve;
 
@@ -96,6 +98,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {error:#}");
     let configuration = error.chain().any(<dyn std::error::Error>::is::<crate::config::Error>);
     ExitCode::from(if configuration { 2 } else { 1 })
+}
+
+/// Whether logs, which go to standard error, are coloured.
+fn colored() -> bool {
+    anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
 }
 
 /// Writes to standard output, where a reader that has seen enough (`| head`) is no error.

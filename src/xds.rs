@@ -3,7 +3,7 @@
 //! Nothing here knows sockets, clocks or secrets. A stream is a [`StreamState`]; the loop that drives it calls, in
 //! this order and again whenever something happened:
 //!
-//! 1. *inputs*: [`StreamState::on_sotw`] or [`StreamState::on_delta`] for every request that is ready. They say what
+//! 1. *inputs*: [`StreamState::on_request`] for every request that is ready. They say what
 //!    was heard and never produce output themselves, so a burst of requests is answered once.
 //! 2. *outputs*: [`StreamState::poll`] with the newest [`ResourceSet`], until it returns `None`. Each call yields at
 //!    most one response, so a slow client is at most one resource behind and never owns a queue of old ones.

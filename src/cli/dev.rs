@@ -8,11 +8,13 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::{colored, demo};
 use crate::{
     dev::{self, DevIssuer, Event, Rotation},
     identity::{Hint, SpiffeId, TrustDomain},
     lifecycle,
     source::Endpoint,
+    telemetry::logs,
 };
 
 /// The shortest life of a certificate: below this, clocks and handshakes get in its way.
@@ -39,18 +41,22 @@ pub(super) struct Args {
     /// A trust domain to federate with, with an authority of its own; can be repeated.
     #[arg(long, value_name = "NAME")]
     pub(super) federate: Vec<TrustDomain>,
-    /// How long a certificate lives; at least 2s.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
-    pub(super) ttl: Duration,
-    /// How often each identity gets a new certificate. By default at half of its life.
+    /// How long a certificate lives; at least 2s. By default 1h, in the demonstration 20s.
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    pub(super) ttl: Option<Duration>,
+    /// How often each identity gets a new certificate. By default at half of its life, in the demonstration each 3s.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub(super) rotate_every: Option<Duration>,
-    /// How often the authority is replaced: prepared, activated, retired. By default never.
+    /// How often the authority is replaced: prepared, activated, retired. By default never, in the demonstration each 30s.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub(super) ca_rotate_every: Option<Duration>,
     /// Starts a server and two Envoys too, sends requests through them and tells what happens.
-    #[arg(long)]
+    /// Envoy comes from PyPI by python3, once, or is the one that SPIFFE_SDS_ENVOY names.
+    #[arg(long, conflicts_with_all = ["identity", "federate"])]
     pub(super) demo: bool,
+    /// Ends by itself after this time.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(super) duration: Option<Duration>,
 }
 
 /// One identity to issue.
@@ -69,6 +75,10 @@ pub(super) struct Identity {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let stop = lifecycle::stop_on_signals()?;
     let directory = tempfile::Builder::new().prefix("spiffe-sds-").tempdir().context("cannot make a directory")?;
+    logs::init(&logs::Config { filter: "warn".parse()?, ..logs::Config::default() }, colored())?;
+    if args.demo {
+        return demo::run(&args, directory.path(), stop).await;
+    }
     let socket = args.socket.clone().unwrap_or_else(|| directory.path().join("agent.sock"));
     let issuer = DevIssuer::start(args.issuer(Endpoint::Unix(socket))).await?;
     super::print(&format!(
@@ -80,9 +90,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         let (id, serial, not_after) = (issued.svid.id, issued.serial, issued.svid.validity.not_after);
         super::print(&line(&Event::Issued { id, serial, not_after }))?;
     }
+    let ending = demo::elapsed(args.duration);
+    tokio::pin!(ending);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = &mut ending => break,
             event = events.recv() => match event {
                 Ok(event) => super::print(&line(&event))?,
                 Err(RecvError::Lagged(_)) => {}
@@ -96,7 +109,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 impl Args {
     /// What the issuer is told; without identities it issues one, so that there is something to see.
-    pub(super) fn issuer(&self, listen: Endpoint) -> dev::Config {
+    fn issuer(&self, listen: Endpoint) -> dev::Config {
         let mut config = dev::Config::new(self.trust_domain.clone(), listen);
         config.identities = self
             .identity
@@ -112,7 +125,9 @@ impl Args {
             config = config.identity(id, None);
         }
         config.federated.clone_from(&self.federate);
-        config.ttl = self.ttl;
+        if let Some(ttl) = self.ttl {
+            config.ttl = ttl;
+        }
         config.ca_rotate_every = self.ca_rotate_every;
         if let Some(every) = self.rotate_every {
             config.rotation = Rotation::Every(every);

@@ -1,6 +1,6 @@
 //! `serve`: from a source to Envoy, until stopped.
 
-use std::{collections::BTreeMap, io, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
 use super::config::{self, flag};
 use crate::{app::App, config::Config, lifecycle, telemetry::logs};
@@ -37,8 +37,7 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
         flag("--log-level", "log.filter", args.log_level),
     ];
     let config = args.config.load(environment, flags.into_iter().flatten().collect())?;
-    let colored = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
-    logs::init(config.logs(), colored)?;
+    logs::init(config.logs(), super::colored())?;
     serve(config).await.map(|()| ExitCode::SUCCESS)
 }
 

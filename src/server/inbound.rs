@@ -122,7 +122,7 @@ mod tests {
             .chunks(size)
             .map(|chunk| Ok::<_, Status>(http_body::Frame::data(Bytes::copy_from_slice(chunk))))
             .collect();
-        let body = StreamBody::new(tokio_stream::iter(chunks));
+        let body = StreamBody::new(futures_util::stream::iter(chunks));
         Inbound::new(Body::new(body), 1 << 20)
     }
 

@@ -263,5 +263,5 @@ fn table(title: &str, header: &[&str], rows: Vec<(State, Vec<String>)>) -> Strin
     text
 }
 
-#[cfg(all(test, feature = "dev-issuer"))]
+#[cfg(test)]
 mod tests;
