@@ -62,7 +62,8 @@ error: the configuration has 4 problems:
         let args = [command, "--config", file, "--set", "secrets.wildcrad=true"];
         spiffe_sds(&args).assert().code(2).stdout(is_empty()).stderr(expected.clone());
     }
-    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", file).assert().code(2).stderr(contains("2 problems").not());
+    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", file).assert().code(2).stderr(contains("3 problems"));
+    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", "").assert().code(2).stderr(contains("1 problem:"));
 }
 
 #[test]

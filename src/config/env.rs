@@ -12,7 +12,7 @@ const PREFIX: &str = "SPIFFE_SDS_";
 /// The SPIFFE standard's own variable (Workload Endpoint, section 4): the endpoint when nothing else names one.
 const STANDARD_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Names the configuration file; read by the command line, not a key of the file.
-const FILE: &str = "SPIFFE_SDS_CONFIG";
+pub const FILE: &str = "SPIFFE_SDS_CONFIG";
 /// Kubernetes sets such variables in every pod beside a Service called `spiffe-sds`. They are not meant for us.
 const KUBERNETES: [&str; 2] = ["SPIFFE_SDS_SERVICE_", "SPIFFE_SDS_PORT"];
 
