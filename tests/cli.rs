@@ -1,5 +1,7 @@
 //! The command line from outside: help, completions, exit codes and error messages.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::fs;
 
 use assert_cmd::Command;

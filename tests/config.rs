@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GENERATED=1 cargo test --test config` rewrites the schema and the table in `docs/configuration.md`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf};
 
 use spiffe_sds::config::{self, Config, File, Flag, Sources};
