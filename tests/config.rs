@@ -127,8 +127,7 @@ fn the_example_is_valid_and_shows_every_key() {
 fn every_variable_overrides_its_key() {
     for key in config::keys() {
         let (Some(variable), Some(default)) = (key.variable, key.default) else { continue };
-        let file =
-            File { path: "sds.yaml".into(), text: format!("source: {{workload_api: {{endpoint: 'unix:///a'}}}}") };
+        let file = File { path: "sds.yaml".into(), text: "source: {workload_api: {endpoint: 'unix:///a'}}".into() };
         // A line break is wrong everywhere, so that the variable was read shows in the complaint.
         let variables = [(variable.clone(), format!("{default}\n\u{7}"))].into();
         let problems = Config::new(&Sources { file: Some(file), variables, flags: Vec::new() }).unwrap_err();

@@ -65,7 +65,7 @@ log:
   sds.yaml:9:17: drain_deadline: 5 is a number, not text; write it in quotes
   sds.yaml:11:11: log.format: "jsn" is not known; did you mean `json`?
   SPIFFE_SDS_WILDCARDS: unknown variable; docs/configuration.md lists those there are
-  --endpoint: source.workload_api.endpoint: "/a" is not a SPIFFE endpoint; write unix:///absolute/path or tcp://IP:port
+  --endpoint: source.workload_api.endpoint: "/a" is no SPIFFE endpoint; write unix:///absolute/path or tcp://IP:port
   SPIFFE_SDS_KEEPALIVE_TIMEOUT: keepalive.timeout: "1" is not a duration; write a number with its unit, such as 250ms, 5s or 1m"#
     );
 }
@@ -84,7 +84,7 @@ fn syntax() {
 fn unknown_keys_are_pointed_to_the_right_one() {
     refused!("limit: {}", "sds.yaml:1:1: limit: unknown key; did you mean `limits`?");
     refused!("wildcard: true", "sds.yaml:1:1: wildcard: unknown key; did you mean `secrets.wildcard`?");
-    refused!("log: {colour: no}", "sds.yaml:1:7: log.colour: unknown key; known here: `filter`, `format`");
+    refused!("log: {colour: no}", "sds.yaml:1:7: log.colour: unknown key; known here: `format`, `filter`");
     refused!(
         "log: {format: json,\n format: human}",
         "sds.yaml:2:2: log.format: written twice; remove this one or the one at sds.yaml:1:7"
@@ -167,21 +167,18 @@ fn names() {
     assert_eq!(name("a%2eb"), [format!("{at} \"a%2eb\" {dot}")]);
 }
 
+/// The rules themselves are tested where they are, with the endpoint.
 #[test]
 fn endpoints() {
     let endpoint = |text: &str| problems_of(&sources(&format!("source: {{workload_api: {{endpoint: '{text}'}}}}")));
     let at = "sds.yaml:1:35: source.workload_api.endpoint:";
-    for good in ["unix:///a/b", "unix:/a", "tcp://127.0.0.1:1", "tcp://[::1]:80", "tcp://10.0.0.1:80/"] {
+    for good in ["unix:///a/b", "unix:/a", "tcp://127.0.0.1:1", "tcp://[::1]:80"] {
         assert!(endpoint(good).is_empty(), "{good}");
     }
-    let none = "is not a SPIFFE endpoint; write unix:///absolute/path or tcp://IP:port";
-    for bad in ["", "/a", "unix://host/a", "unix://a", "unix:///a?b", "http://127.0.0.1:1"] {
-        assert_eq!(endpoint(bad), [format!("{at} \"{bad}\" {none}")]);
-    }
-    let host = "has no IP address with a port; SPIFFE allows no host names here: write such as tcp://127.0.0.1:8081";
+    let none = "is no SPIFFE endpoint; write unix:///absolute/path or tcp://IP:port";
+    assert_eq!(endpoint("/a"), [format!("{at} \"/a\" {none}")]);
+    let host = "names no IP address; write tcp://IP:port, the specification allows no host names";
     assert_eq!(endpoint("tcp://agent:1"), [format!("{at} \"tcp://agent:1\" {host}")]);
-    let port = "has port 0; write the port that the Workload API listens on";
-    assert_eq!(endpoint("tcp://127.0.0.1:0"), [format!("{at} \"tcp://127.0.0.1:0\" {port}")]);
 }
 
 #[test]
