@@ -26,6 +26,7 @@ use std::{
     sync::Arc,
 };
 
+pub use env::FILE;
 pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 

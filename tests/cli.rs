@@ -1,5 +1,7 @@
 //! The command line from outside: help, completions, exit codes and error messages.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::fs;
 
 use assert_cmd::Command;
@@ -62,7 +64,8 @@ error: the configuration has 4 problems:
         let args = [command, "--config", file, "--set", "secrets.wildcrad=true"];
         spiffe_sds(&args).assert().code(2).stdout(is_empty()).stderr(expected.clone());
     }
-    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", file).assert().code(2).stderr(contains("2 problems").not());
+    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", file).assert().code(2).stderr(contains("3 problems"));
+    spiffe_sds(&["check"]).env("SPIFFE_SDS_CONFIG", "").assert().code(2).stderr(contains("1 problem:"));
 }
 
 #[test]
@@ -100,4 +103,79 @@ fn a_source_that_is_not_there_is_a_failure() {
         .code(1)
         .stdout(is_empty())
         .stderr(starts_with("error: "));
+}
+
+#[test]
+fn bootstraps_and_fragments_are_yaml_that_names_what_was_asked() {
+    for variant in ["sotw", "delta", "ads-sotw", "ads-delta"] {
+        let args = ["bootstrap", "--variant", variant, "--certificate", "web", "--peer", "spiffe://example.org/client"];
+        let whole = contains("name: web").and(contains("spiffe://example.org/client")).and(contains("/run/sds.sock"));
+        spiffe_sds(&args).args(["--connect", "unix:///run/sds.sock"]).assert().success().stdout(whole);
+        let cluster = contains("/run/spiffe-sds/sds.sock").and(contains("sds_secret_config").not());
+        spiffe_sds(&args).args(["--fragment", "cluster"]).assert().success().stdout(cluster);
+        let secrets = contains("sds_secret_config").and(contains("/run/spiffe-sds/sds.sock").not());
+        spiffe_sds(&args).args(["--fragment", "secrets"]).assert().success().stdout(secrets);
+    }
+    spiffe_sds(&["bootstrap", "--connect", "sds.sock"]).assert().code(2).stderr(contains("is no SPIFFE endpoint"));
+    spiffe_sds(&["bootstrap", "--variant", "dleta"])
+        .assert()
+        .code(2)
+        .stderr(contains("a similar value exists: 'delta'"));
+}
+
+/// Against a real Workload API.
+#[cfg(feature = "dev-issuer")]
+mod check {
+    use std::time::Duration;
+
+    use spiffe_sds::{
+        dev::{Config, DevIssuer, Identity, Rotation},
+        identity::{SpiffeId, TrustDomain},
+        source::Endpoint,
+    };
+
+    use super::*;
+
+    async fn issuer(directory: &tempfile::TempDir, identities: &[&str]) -> DevIssuer {
+        let identity = |id: &&str| Identity { id: SpiffeId::new(id).unwrap(), hint: Some("internal".to_owned()) };
+        DevIssuer::start(Config {
+            trust_domain: TrustDomain::new("example.org").unwrap(),
+            identities: identities.iter().map(identity).collect(),
+            federated: vec![TrustDomain::new("partner.example").unwrap()],
+            ttl: Duration::from_secs(3600),
+            rotation: Rotation::Never,
+            ca_rotate_every: None,
+            intermediate: false,
+            bundles_need_identity: identities.is_empty(),
+            listen: vec![Endpoint::Unix(directory.path().join("agent.sock"))],
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn shows_what_the_source_gives() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = issuer(&directory, &["spiffe://example.org/web"]).await;
+        let endpoint = issuer.endpoint().to_string();
+        let table = contains("spiffe://example.org/web  default  internal").and(contains("spiffe://partner.example"));
+        spiffe_sds(&["check", "--endpoint", &endpoint]).assert().success().stdout(table).stderr(is_empty());
+
+        let json = spiffe_sds(&["check", "--json"]).env("SPIFFE_ENDPOINT_SOCKET", &endpoint).assert().success();
+        let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+        assert_eq!(json["svids"][0]["spiffe_id"], "spiffe://example.org/web");
+        assert_eq!(json["svids"][0]["state"], "valid");
+        assert_eq!(json["bundles"].as_array().unwrap().len(), 2);
+        issuer.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn says_that_there_is_no_identity() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = issuer(&directory, &[]).await;
+        let endpoint = issuer.endpoint().to_string();
+        let refused = starts_with(format!("error: no identity from {endpoint}: ")).and(contains("no identity issued"));
+        spiffe_sds(&["check", "--endpoint", &endpoint]).assert().code(1).stdout(is_empty()).stderr(refused);
+        issuer.shutdown().await;
+    }
 }

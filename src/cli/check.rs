@@ -59,5 +59,5 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
 async fn fetch(config: &workload_api::Config) -> anyhow::Result<IdentitySnapshot> {
     let source = WorkloadApi::new(config.clone());
     let first = source.watch(&Workload::Own).next().await;
-    Ok(first.unwrap_or(Err(SourceError::Closed))?)
+    first.unwrap_or(Err(SourceError::Closed)).with_context(|| format!("no identity from {}", config.endpoint))
 }

@@ -9,8 +9,10 @@ use crate::config::{self, Config, File, Flag, Sources};
 #[command(next_help_heading = "Configuration")]
 #[group(id = "configuration")]
 pub(super) struct Args {
-    /// The configuration file (YAML). None is needed when SPIFFE_ENDPOINT_SOCKET is set.
-    #[arg(long, short, value_name = "FILE", env = "SPIFFE_SDS_CONFIG", hide_env_values = true)]
+    /// The configuration file (YAML); else the one that SPIFFE_SDS_CONFIG names. None is needed when
+    /// SPIFFE_ENDPOINT_SOCKET is set.
+    // Not `env`: clap would refuse an empty variable, which means "not set" for all our others.
+    #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the Workload API listens: unix:///absolute/path or tcp://IP:port.
     #[arg(long, value_name = "ENDPOINT")]
@@ -26,7 +28,8 @@ pub(super) struct Args {
 impl Args {
     /// The configuration that file, environment, these flags and `more` of them make.
     pub(super) fn load(self, variables: BTreeMap<String, String>, more: Vec<Flag>) -> Result<Config, config::Error> {
-        let file = self.config.filter(|path| !path.as_os_str().is_empty()).as_deref().map(File::read).transpose()?;
+        let named = || variables.get(config::FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = self.config.or_else(named).as_deref().map(File::read).transpose()?;
         let flags = [
             flag("--endpoint", "source.workload_api.endpoint", self.endpoint),
             flag("--trust-domain", "source.workload_api.trust_domain", self.trust_domain),

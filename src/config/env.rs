@@ -6,13 +6,12 @@ use super::{
     Flag, Origin, Problem, Sources, keys, nearest,
     tree::{Entry, Node, Value},
 };
+use crate::source::Endpoint;
 
 /// What the name of every variable of ours starts with.
 const PREFIX: &str = "SPIFFE_SDS_";
-/// The SPIFFE standard's own variable (Workload Endpoint, section 4): the endpoint when nothing else names one.
-const STANDARD_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// Names the configuration file; read by the command line, not a key of the file.
-const FILE: &str = "SPIFFE_SDS_CONFIG";
+pub const FILE: &str = "SPIFFE_SDS_CONFIG";
 /// Kubernetes sets such variables in every pod beside a Service called `spiffe-sds`. They are not meant for us.
 const KUBERNETES: [&str; 2] = ["SPIFFE_SDS_SERVICE_", "SPIFFE_SDS_PORT"];
 
@@ -40,10 +39,10 @@ pub(super) fn overlay(tree: &mut Node, sources: &Sources, problems: &mut Vec<Pro
         }
     }
     let endpoint = "source.workload_api.endpoint";
-    if let Some(text) = sources.variables.get(STANDARD_ENDPOINT).filter(|text| !text.is_empty())
+    if let Some(text) = sources.variables.get(Endpoint::ENV).filter(|text| !text.is_empty())
         && !tree.holds(endpoint)
     {
-        tree.set(endpoint, Node { value: Value::Text(text.clone()), origin: Origin::of(STANDARD_ENDPOINT) });
+        tree.set(endpoint, Node { value: Value::Text(text.clone()), origin: Origin::of(Endpoint::ENV) });
     }
     unknown_variables(&keys, sources, problems);
 }

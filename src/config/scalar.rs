@@ -10,7 +10,11 @@ use std::{
 use nix::unistd::{Group, User};
 
 use super::{quoted, raw::Account};
-use crate::{identity::TrustDomain, source::Endpoint, telemetry::logs};
+use crate::{
+    identity::TrustDomain,
+    source::{Endpoint, EndpointError},
+    telemetry::logs,
+};
 
 /// The longest path that fits into `sockaddr_un` on Linux (108 bytes with the final NUL; unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -27,26 +31,9 @@ pub(super) fn duration(text: &str, allowed: RangeInclusive<Duration>) -> Result<
     Err(format!("{text} is out of range; allowed are {} to {}", bound(*allowed.start()), bound(*allowed.end())))
 }
 
-/// A SPIFFE endpoint: `unix:///absolute/path` or `tcp://IP:port` (SPIFFE Workload Endpoint, section 4).
+/// A SPIFFE endpoint. Its errors say the fix, and show the value.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
-    let not_an_endpoint =
-        || format!("{} is not a SPIFFE endpoint; write unix:///absolute/path or tcp://IP:port", quoted(text));
-    if let Some(address) = text.strip_prefix("tcp://") {
-        return match address.trim_end_matches('/').parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Endpoint::Tcp(address)),
-            Ok(_) => Err(format!("{} has port 0; write the port that the Workload API listens on", quoted(text))),
-            Err(_) => Err(format!(
-                "{} has no IP address with a port; SPIFFE allows no host names here: write such as tcp://127.0.0.1:8081",
-                quoted(text)
-            )),
-        };
-    }
-    // A URI without an authority may leave out the two slashes (RFC 3986, 3).
-    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).ok_or_else(not_an_endpoint)?;
-    if !path.starts_with('/') || path.contains(['?', '#']) {
-        return Err(not_an_endpoint());
-    }
-    socket_path(path).map(Endpoint::Unix)
+    text.parse().map_err(|error: EndpointError| error.to_string())
 }
 
 /// An absolute path that the operating system can bind.

@@ -59,7 +59,7 @@ impl DevIssuer {
             let api = WorkloadApi { served: shared.served.subscribe(), traffic: shared.traffic.clone() };
             tasks.spawn(serve::accept(bound, api));
             tracing::warn!(
-                ?endpoint,
+                %endpoint,
                 trust_domain = %config.trust_domain,
                 "development issuer started: it gives private keys to whoever connects, never use it in production"
             );

@@ -263,5 +263,7 @@ fn table(title: &str, header: &[&str], rows: Vec<(State, Vec<String>)>) -> Strin
     text
 }
 
+// Certificates for the tests come from the issuer's library.
 #[cfg(test)]
+#[cfg(feature = "dev-issuer")]
 mod tests;
