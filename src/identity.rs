@@ -4,12 +4,14 @@
 //! snapshot of a [`Workload`] to whoever watches it. Names follow the SPIFFE standards.
 
 mod bundle;
+mod jwt;
 mod snapshot;
 mod store;
 mod svid;
 mod workload;
 
 pub use bundle::TrustBundle;
+pub use jwt::{JwtBundle, JwtRequest, JwtSnapshot, JwtState, JwtSubject, JwtSvid, Token};
 pub use snapshot::IdentitySnapshot;
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use store::{Availability, IdentityStore};

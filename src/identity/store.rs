@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{IdentitySnapshot, Workload};
+use super::{IdentitySnapshot, JwtSnapshot, Workload};
 
 /// What is known about a workload's identities right now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,14 @@ pub enum Availability {
 /// The one shared mutable map of the program; its lock is held for a map look-up and never across an await.
 #[derive(Debug, Default)]
 pub struct IdentityStore {
-    states: Mutex<BTreeMap<Workload, watch::Sender<Availability>>>,
+    states: Mutex<BTreeMap<Workload, States>>,
+}
+
+/// X.509 and JWT come from different calls at different times, so each has a channel of its own.
+#[derive(Clone, Debug, Default)]
+struct States {
+    x509: watch::Sender<Availability>,
+    jwt: watch::Sender<Arc<JwtSnapshot>>,
 }
 
 impl IdentityStore {
@@ -38,26 +45,42 @@ impl IdentityStore {
 
     /// Replaces the state of `workload` and wakes its watchers, unless nothing changed. Says whether it did.
     pub fn publish(&self, workload: &Workload, state: Availability) -> bool {
-        self.sender(workload).send_if_modified(|current| {
-            let changed = *current != state;
-            if changed {
-                *current = state;
-            }
-            changed
-        })
+        replace(&self.of(workload).x509, state)
+    }
+
+    /// Replaces what is known about `workload`'s tokens and wakes the watchers, unless nothing changed.
+    /// Says whether it did.
+    pub fn publish_jwt(&self, workload: &Workload, state: JwtSnapshot) -> bool {
+        replace(&self.of(workload).jwt, Arc::new(state))
     }
 
     /// The state of `workload`, now and as it changes. Slow watchers see only the newest.
     #[must_use]
     pub fn watch(&self, workload: &Workload) -> watch::Receiver<Availability> {
-        self.sender(workload).subscribe()
+        self.of(workload).x509.subscribe()
     }
 
-    fn sender(&self, workload: &Workload) -> watch::Sender<Availability> {
+    /// The tokens and JWT keys of `workload`, now and as they change.
+    #[must_use]
+    pub fn watch_jwt(&self, workload: &Workload) -> watch::Receiver<Arc<JwtSnapshot>> {
+        self.of(workload).jwt.subscribe()
+    }
+
+    fn of(&self, workload: &Workload) -> States {
         // A panic elsewhere cannot leave the map half-written, so a poisoned lock is still good.
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.entry(workload.clone()).or_default().clone()
     }
+}
+
+fn replace<T: PartialEq>(channel: &watch::Sender<T>, state: T) -> bool {
+    channel.send_if_modified(|current| {
+        let changed = *current != state;
+        if changed {
+            *current = state;
+        }
+        changed
+    })
 }
 
 #[cfg(test)]
