@@ -129,7 +129,7 @@ mod check {
     use std::time::Duration;
 
     use spiffe_sds::{
-        dev::{Config, DevIssuer, Identity, Rotation},
+        dev::{Config, DevIssuer, Identity, JwtConfig, Rotation},
         identity::{SpiffeId, TrustDomain},
         source::Endpoint,
     };
@@ -147,6 +147,7 @@ mod check {
             ca_rotate_every: None,
             intermediate: false,
             bundles_need_identity: identities.is_empty(),
+            jwt: JwtConfig::default(),
             listen: vec![Endpoint::Unix(directory.path().join("agent.sock"))],
         })
         .await
