@@ -26,7 +26,7 @@ use futures_util::stream::BoxStream;
 use tonic::Code;
 
 use crate::identity::{IdentitySnapshot, SpiffeId, Workload};
-use decode::DecodeError;
+use decode::{DecodeError, jwt::JwtError};
 
 /// Something that knows the identities of workloads.
 pub trait Source: Send + Sync {
@@ -107,6 +107,9 @@ pub enum SourceError {
     /// A message was refused as a whole.
     #[error("the source sent a message that cannot be used; the last good one stays in service")]
     Invalid(#[from] DecodeError),
+    /// An answer about JWT-SVIDs was refused.
+    #[error("the source gave an answer about JWT-SVIDs that cannot be used; the last good one stays in service")]
+    InvalidJwt(#[from] JwtError),
     /// An update was refused because it had expired before it came.
     #[error(
         "the source sent an SVID of {spiffe_id} that is already expired; check the issuer, and the clocks of both machines"
@@ -125,9 +128,9 @@ impl SourceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Status { code: Code::InvalidArgument | Code::Unimplemented, .. } => ErrorKind::Misconfigured,
-            Self::Status { code: Code::PermissionDenied, .. } | Self::Invalid(DecodeError::NoIdentity) => {
-                ErrorKind::NotEntitled
-            }
+            Self::Status { code: Code::PermissionDenied, .. }
+            | Self::Invalid(DecodeError::NoIdentity)
+            | Self::InvalidJwt(JwtError::NoToken | JwtError::NoSuchHint { .. }) => ErrorKind::NotEntitled,
             _ => ErrorKind::Transient,
         }
     }
@@ -135,7 +138,8 @@ impl SourceError {
     /// Whether the source is there and it is its message that is bad.
     #[must_use]
     pub fn is_bad_message(&self) -> bool {
-        !matches!(self.kind(), ErrorKind::NotEntitled) && matches!(self, Self::Invalid(_) | Self::Expired { .. })
+        let refused = matches!(self, Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. });
+        refused && self.kind() != ErrorKind::NotEntitled
     }
 
     /// The message and those of its causes, in one line.
