@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    identity::{Availability, IdentityStore, Workload},
+    identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, ListenError, Server, ServerError, StreamEvent},
-    source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
 };
 
 /// Why the program cannot start or go on.
@@ -34,6 +34,7 @@ pub enum AppError {
 pub struct App {
     server: Server,
     supervisor: Supervisor,
+    jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
 }
 
@@ -46,8 +47,11 @@ impl App {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
-        let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
-        Ok(Self { server, supervisor, store })
+        let policy = *config.supervisor();
+        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
+        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        Ok(Self { server, supervisor, jwt, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -80,6 +84,12 @@ impl App {
         self.store.watch(&Workload::Own)
     }
 
+    /// The tokens and JWT keys held, now and as they change.
+    #[must_use]
+    pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
+        self.store.watch_jwt(&Workload::Own)
+    }
+
     /// Runs until `stop`, then drains.
     ///
     /// # Errors
@@ -99,9 +109,18 @@ impl App {
                 ended
             }
         });
+        let tokens = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                // Also when it panics.
+                let _stop_all = stop.clone().drop_guard();
+                self.jwt.run(stop).await;
+            }
+        });
         let served = self.server.run(states, stop.clone()).await;
         stop.cancel();
         renewal.await.map_err(AppError::Supervisor)??;
+        tokens.await.map_err(AppError::Supervisor)?;
         served?;
         tracing::info!("stopped");
         Ok(())

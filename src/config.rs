@@ -32,7 +32,7 @@ pub use shape::{Key, keys, schema};
 
 use crate::{
     secret, server,
-    source::{supervisor, workload_api},
+    source::{jwt, supervisor, workload_api},
     telemetry::logs,
 };
 
@@ -41,6 +41,7 @@ use crate::{
 pub struct Config {
     source: workload_api::Config,
     supervisor: supervisor::Config,
+    jwt: jwt::Config,
     secrets: secret::Config,
     server: server::Config,
     logs: logs::Config,
@@ -120,6 +121,12 @@ impl Config {
     #[must_use]
     pub fn supervisor(&self) -> &supervisor::Config {
         &self.supervisor
+    }
+
+    /// The tokens to keep fresh.
+    #[must_use]
+    pub fn jwt(&self) -> &jwt::Config {
+        &self.jwt
     }
 
     /// What is served under which names.

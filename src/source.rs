@@ -7,12 +7,14 @@ pub mod backoff;
 pub mod decode;
 mod endpoint;
 pub mod event;
+pub mod jwt;
 mod renewal;
 pub mod supervisor;
 pub mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
+pub use jwt::{JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
 pub use workload_api::WorkloadApi;
 
@@ -165,7 +167,7 @@ fn status_fix(code: Code) -> &'static str {
         Code::PermissionDenied => "register this workload with the issuer, or wait for the registration to arrive",
         Code::InvalidArgument => "is this really a SPIFFE Workload API? It refused the request itself",
         Code::Unimplemented => {
-            "this endpoint does not offer X.509-SVIDs: check the address, and that the agent's Workload API is enabled"
+            "this endpoint does not offer this: check the address, and that the agent's Workload API is enabled"
         }
         Code::OutOfRange => "the message is larger than this client accepts",
         _ => "asking again",

@@ -1,5 +1,7 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
+mod jwt;
+
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
@@ -39,6 +41,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let server_default = server::Config::default();
     let source = compose.source(raw.source.workload_api);
     let supervisor = compose.supervisor(raw.source.denied_grace, raw.source.backoff);
+    let jwt = compose.jwt(raw.jwt);
     let secrets = secret::Config {
         naming: compose.naming(&raw.secrets),
         disable_spiffe_cert_validation: raw
@@ -52,6 +55,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
             naming_default.rollout_hold,
             Duration::ZERO..=10 * SECOND,
         ),
+        jwt_svids: jwt.svids.clone(),
     };
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
@@ -75,7 +79,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     };
     let logs = compose.logs(raw.log);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, logs }),
+        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, logs }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),
