@@ -128,6 +128,9 @@ impl Subscription {
         }
         if opened && !request.version_info.is_empty() {
             self.resume = Some(Version::claimed(&request.version_info));
+        } else if changed {
+            // The claim is about the names it came with: a name that is wanted later was let go in between.
+            self.resume = None;
         }
         let resent = !changed && matches!(answer, Answer::Repeated) && self.grant_resend(at);
         if changed || opened || resent {
