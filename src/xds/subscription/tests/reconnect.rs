@@ -181,3 +181,14 @@ fn delta_initial_versions_count_in_the_first_request_only() {
     client.edits(&["a"], &[], &[("a", "1")]);
     client.hears(&set(&["a@1"]), &["a@1"]);
 }
+
+#[test]
+fn ads_a_repeated_request_after_a_silent_reconnect_is_a_call_for_help_too() {
+    let now = set(&["a@1"]);
+    let mut client = settled(&["a"], &now).reconnects();
+    // A duplicate before anything was decided is a stutter.
+    client.repeats();
+    client.hears(&now, &[]);
+    assert!(client.repeats().resent);
+    client.hears(&now, &["a@1"]);
+}
