@@ -175,9 +175,8 @@ impl Server {
     pub async fn run(self, states: watch::Receiver<Availability>, stop: CancellationToken) -> Result<(), ServerError> {
         let stop = stop.child_token();
         let (reporter, health) = tonic_health::server::health_reporter();
-        let routes = Routes::new(Secrets(self.shared.clone()))
-            .add_service(Aggregated(self.shared.clone()))
-            .add_service(health);
+        let routes =
+            Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
         let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
