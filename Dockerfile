@@ -16,6 +16,8 @@ FROM rust:1.95.0-bookworm AS build
 ENV RUSTUP_TOOLCHAIN=1.95.0
 
 # musl makes the binary static; its compiler builds the C and assembly of aws-lc, cmake is the fallback of that build.
+# Debian removes old versions of packages, so a pinned one would soon not be found.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends musl-tools cmake \
  && rm -rf /var/lib/apt/lists/* \
