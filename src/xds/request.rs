@@ -201,8 +201,6 @@ pub trait Wire: prost::Message + Default + 'static {
     fn take_node(&mut self) -> Option<WireNode>;
     /// The type URL as sent; may be empty.
     fn type_url(&self) -> &str;
-    /// How many names it edits; what a limit is compared with.
-    fn names(&self) -> usize;
     /// The request that it makes of its subscription.
     fn into_request(self) -> Request;
 }
@@ -227,10 +225,6 @@ impl Wire for WireSotw {
         &self.type_url
     }
 
-    fn names(&self) -> usize {
-        self.resource_names.len()
-    }
-
     fn into_request(self) -> Request {
         Request::Sotw(SotwRequest {
             version_info: self.version_info,
@@ -250,10 +244,6 @@ impl Wire for WireDelta {
 
     fn type_url(&self) -> &str {
         &self.type_url
-    }
-
-    fn names(&self) -> usize {
-        self.subscribe.len().max(self.initial_versions.len()).max(self.unsubscribe.len())
     }
 
     fn into_request(self) -> Request {

@@ -128,8 +128,15 @@ impl Subscription {
         }
         if opened && !request.version_info.is_empty() {
             self.resume = Some(Version::claimed(&request.version_info));
+        } else if changed {
+            // The claim is about the names it came with: a name that is wanted later was let go in between.
+            self.resume = None;
         }
-        let resent = !changed && matches!(answer, Answer::Repeated) && self.grant_resend(at);
+        // A stream that was resumed in silence has no nonce yet that its client could repeat.
+        let spoken = self.last_answered.is_some() || !self.outstanding.is_empty();
+        let wordless = self.heals && !spoken && answer == Answer::None && self.interests.held().next().is_some();
+        let repeated = answer == Answer::Repeated || wordless;
+        let resent = repeated && !changed && !opened && self.grant_resend(at);
         if changed || opened || resent {
             self.planned = None;
         }

@@ -34,6 +34,10 @@ impl Outstanding {
         self.0.remove(at)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn contains(&self, nonce: &str) -> bool {
         self.0.iter().any(|sent| *sent.nonce == *nonce)
     }

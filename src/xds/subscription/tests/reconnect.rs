@@ -111,6 +111,18 @@ fn sotw_a_claim_in_the_middle_of_a_stream_is_nothing() {
 }
 
 #[test]
+fn sotw_the_claim_is_about_the_names_of_the_first_request() {
+    // Envoy repeats the version of the type even when it has let go of every name, and wants one anew later.
+    let now = set(&["a@1"]);
+    let mut client = settled(&["a"], &now);
+    client.names.clear();
+    let mut client = client.reconnects();
+    client.hears(&now, &[]);
+    client.wants(&["a"]);
+    client.hears(&now, &["a@1"]);
+}
+
+#[test]
 fn sotw_knowing_some_of_the_names_means_all_are_sent() {
     let now = set(&["a@1", "b@1"]);
     let mut client = settled(&["a"], &now);
@@ -168,4 +180,15 @@ fn delta_initial_versions_count_in_the_first_request_only() {
     client.edits(&["b"], &[], &[]);
     client.edits(&["a"], &[], &[("a", "1")]);
     client.hears(&set(&["a@1"]), &["a@1"]);
+}
+
+#[test]
+fn ads_a_repeated_request_after_a_silent_reconnect_is_a_call_for_help_too() {
+    let now = set(&["a@1"]);
+    let mut client = settled(&["a"], &now).reconnects();
+    // A duplicate before anything was decided is a stutter.
+    client.repeats();
+    client.hears(&now, &[]);
+    assert!(client.repeats().resent);
+    client.hears(&now, &["a@1"]);
 }
