@@ -136,7 +136,7 @@ impl SecretCatalog {
                     JwtState::Valid(svid) if now < svid.validity.not_after => Some(&svid.token),
                     JwtState::Valid(_) | JwtState::Gone(_) => None,
                 };
-                set.add(&name, true, Rank::Credential, &mut encode::generic(token, form));
+                set.add(&name, form == TokenForm::Raw, Rank::Credential, &mut encode::generic(token, form));
             }
         }
         set.finish(Arc::new(|_| false))
