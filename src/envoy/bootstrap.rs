@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{
+    inject::Inject,
     sds::{Address, Sds, Variant},
     traffic::{Action, Listener, Tls, Upstream},
     yaml,
@@ -47,7 +48,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A secret that could never be delivered.
-    #[error("{place} has an empty secret name: name the SVID and the validation context")]
+    #[error("{place} has an empty secret name: name the SVID, the validation context and the token")]
     SecretName {
         /// The listener or upstream.
         place: String,
@@ -182,6 +183,17 @@ impl Bootstrap {
         Ok(yaml::render(&json!({ "common_tls_context": tls.common_context(sds) }))?)
     }
 
+    /// The injection of a token alone: one entry for the `http_filters` of a connection manager, before the router.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn token_fragment(sds: &Sds, inject: &Inject) -> Result<String, Error> {
+        if inject.secret.is_empty() {
+            return Err(Error::SecretName { place: "the fragment".to_owned() });
+        }
+        Ok(yaml::render(&json!({ "http_filters": [inject.filter(sds)] }))?)
+    }
+
     /// The content of [`listeners_from`](Self::listeners_from)'s file: a `DiscoveryResponse` with all the listeners
     /// there are to be now. The version is for people; Envoy applies whatever differs.
     ///
@@ -265,7 +277,11 @@ impl Bootstrap {
     fn check_listeners(&self, listeners: &[Listener]) -> Result<(), Error> {
         check_unique("listener", listeners.iter().map(|listener| listener.name.as_str()))?;
         for listener in listeners {
-            check_tls(&format!("listener {:?}", listener.name), listener.tls.as_ref())?;
+            let place = format!("listener {:?}", listener.name);
+            check_tls(&place, listener.tls.as_ref())?;
+            if listener.inject.as_ref().is_some_and(|inject| inject.secret.is_empty()) {
+                return Err(Error::SecretName { place });
+            }
             if let Action::Forward(upstream) = &listener.action
                 && !self.upstreams.iter().any(|known| known.name == *upstream)
             {

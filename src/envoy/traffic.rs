@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::sds::{Address, Sds, endpoint};
+use super::{
+    inject::Inject,
+    sds::{Address, Sds, endpoint},
+};
 
 /// The mTLS of a listener or an upstream: own identity, whom to trust, whom to talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Plain text if absent.
     pub tls: Option<Tls>,
+    /// A token for each request, before the action.
+    pub inject: Option<Inject>,
     /// What a request gets.
     pub action: Action,
 }
@@ -153,13 +158,20 @@ impl Action {
 impl Listener {
     /// A plain-text listener.
     pub fn new(name: impl Into<String>, address: SocketAddr, action: Action) -> Self {
-        Self { name: name.into(), address, tls: None, action }
+        Self { name: name.into(), address, tls: None, inject: None, action }
     }
 
     /// The same behind mTLS.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// The same with a token in each request.
+    #[must_use]
+    pub fn inject(mut self, inject: Inject) -> Self {
+        self.inject = Some(inject);
         self
     }
 
@@ -172,14 +184,12 @@ impl Listener {
             // There an upstream with TLS cannot be static, so it is not there yet when the bootstrap is read.
             insert(&mut routes, "validate_clusters", json!(false));
         }
-        let manager = json!({
-            "stat_prefix": self.name,
-            "route_config": routes,
-            "http_filters": [{
-                "name": "envoy.filters.http.router",
-                "typed_config": typed("filters.http.router.v3.Router", json!({})),
-            }],
+        let router = json!({
+            "name": "envoy.filters.http.router",
+            "typed_config": typed("filters.http.router.v3.Router", json!({})),
         });
+        let filters: Value = self.inject.iter().map(|inject| inject.filter(sds)).chain([router]).collect();
+        let manager = json!({ "stat_prefix": self.name, "route_config": routes, "http_filters": filters });
         let mut chain = json!({});
         if let Some(tls) = &self.tls {
             insert(&mut chain, "transport_socket", tls.downstream(sds));
@@ -240,7 +250,7 @@ impl Upstream {
 }
 
 /// `value` as an `Any` of an extension, its type first.
-fn typed(extension: &str, value: Value) -> Value {
+pub(super) fn typed(extension: &str, value: Value) -> Value {
     let mut any = Map::new();
     any.insert("@type".to_owned(), json!(format!("type.googleapis.com/envoy.extensions.{extension}")));
     if let Value::Object(fields) = value {
@@ -250,7 +260,7 @@ fn typed(extension: &str, value: Value) -> Value {
 }
 
 /// Sets a field of an object; the callers' values are all objects.
-fn insert(object: &mut Value, key: &str, value: Value) {
+pub(super) fn insert(object: &mut Value, key: &str, value: Value) {
     if let Some(fields) = object.as_object_mut() {
         fields.insert(key.to_owned(), value);
     }
