@@ -99,8 +99,9 @@ impl Schedule {
         self.failures = 0;
         self.denial = None;
         self.backoff.reset();
-        self.next = Next::Renewal(self.renewal(&svid.validity, now.wall));
-        if self.svid().is_some_and(|held| held.token == svid.token) {
+        let repeated = self.svid().is_some_and(|held| held.token == svid.token);
+        self.next = Next::Renewal(self.renewal(&svid.validity, repeated, now.wall));
+        if repeated {
             tracing::debug!(subject = %self.request.subject, "the source repeated the same jwt svid");
             return Vec::new();
         }
@@ -184,14 +185,14 @@ impl Schedule {
     /// When to ask for the successor of a token that is here.
     ///
     /// A source may hand the same token out for half of its life (SPIRE, give or take a tenth), so asking earlier is
-    /// in vain; two thirds leave a third for failures. Who is past that point already has a source that is late:
-    /// asked in ever shorter steps, without ever spinning.
-    fn renewal(&mut self, validity: &Validity, now: SystemTime) -> SystemTime {
+    /// in vain; two thirds leave a third for failures. A source that repeats itself, or gives a token that is past
+    /// that point, is late: it is asked in ever shorter steps, without ever spinning.
+    fn renewal(&mut self, validity: &Validity, repeated: bool, now: SystemTime) -> SystemTime {
         let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
         let point = validity.not_before.checked_add(life.mul_f64(0.5 + self.rng.f64() / 6.0));
         let step = validity.remaining(now).mul_f64(0.25 + self.rng.f64() / 4.0).max(SHORTEST_WAIT);
         match point {
-            Some(point) if point > now => point,
+            Some(point) if point > now && !repeated => point.max(now + SHORTEST_WAIT),
             _ => now + step,
         }
     }
