@@ -171,6 +171,26 @@ mod check {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn shows_tokens_by_name_and_never_the_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = issuer(&directory, &["spiffe://example.org/web"]).await;
+        let endpoint = issuer.endpoint().to_string();
+        let set = "jwt.svids=[{audience: [payments]}, {audience: [payments], hint: none}]";
+        let both =
+            contains("jwt:payments  ").and(contains("jwt:payments;hint=none")).and(contains("with the hint \"none\""));
+        let secret = contains("eyJ");
+        let check = spiffe_sds(&["check", "--endpoint", &endpoint, "--set", set]).assert();
+        check.code(1).stdout(both.and(contains("JWT keys")).and(secret.clone().not())).stderr(is_empty());
+        let check = spiffe_sds(&["check", "--json", "--endpoint", &endpoint, "--set", "jwt.svids=payments"]).assert();
+        let output = check.success().stdout(secret.not()).get_output().stdout.clone();
+        let json: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(json["jwt_svids"][0]["name"], "jwt:payments");
+        assert_eq!(json["jwt_svids"][0]["state"], "valid");
+        assert_eq!(json["jwt_keys"].as_array().unwrap().len(), 2);
+        issuer.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn says_that_there_is_no_identity() {
         let directory = tempfile::tempdir().unwrap();
         let issuer = issuer(&directory, &[]).await;
