@@ -92,3 +92,93 @@ impl<'a> Builder<'a> {
         self.withheld.extend(spellings.filter(|name| !self.resources.contains_key(name)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
+    use prost::Message as _;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{
+        identity::{JwtRequest, JwtSnapshot, JwtState, JwtSubject, JwtSvid, SpiffeId, Token, Validity},
+        secret::{Naming, SecretCatalog},
+        xds::Lookup,
+    };
+
+    const END: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn request(audience: &str) -> JwtRequest {
+        JwtRequest { subject: JwtSubject::Default, audience: [audience.to_owned()].into() }
+    }
+
+    fn catalog() -> SecretCatalog {
+        let origin = Origin { type_url: crate::xds::SECRET_TYPE_URL, control_plane: "test".into() };
+        let wanted = ["payments", "a.b"].map(request);
+        SecretCatalog::new(Naming::default(), Arc::new(origin)).jwt_svids(wanted.into())
+    }
+
+    fn valid(token: &str) -> JwtState {
+        JwtState::Valid(Arc::new(JwtSvid {
+            id: SpiffeId::new("spiffe://example.org/web").unwrap(),
+            audience: Default::default(),
+            validity: Validity { not_before: END, not_after: END + Duration::from_secs(10) },
+            hint: None,
+            token: Token::new(Zeroizing::new(token.to_owned())),
+        }))
+    }
+
+    fn snapshot(payments: JwtState, other: JwtState) -> JwtSnapshot {
+        let svids = [(request("payments"), payments), (request("a.b"), other)];
+        JwtSnapshot { svids: svids.into(), ..JwtSnapshot::default() }
+    }
+
+    fn text(part: &Part, name: &str) -> Option<String> {
+        let secret = Secret::decode(part.resources.get(name)?.body()).unwrap();
+        assert_eq!(secret.name, name);
+        let Some(Type::GenericSecret(generic)) = secret.r#type else { panic!("{name} is no generic secret") };
+        let specifier = generic.secret.unwrap().specifier.unwrap();
+        let envoy_types::pb::envoy::config::core::v3::data_source::Specifier::InlineBytes(bytes) = specifier else {
+            panic!("{name} is not inline")
+        };
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_token_has_two_forms_and_each_two_spellings() {
+        let part = catalog().tokens(&snapshot(valid("t1"), valid("t2")), END, None);
+        for (name, content) in [
+            ("jwt:payments", "t1"),
+            ("jwt-bearer:payments", "Bearer t1"),
+            ("jwt:a.b", "t2"),
+            ("jwt:a%2Eb", "t2"),
+            ("jwt-bearer:a%2Eb", "Bearer t2"),
+        ] {
+            assert_eq!(text(&part, name).as_deref(), Some(content), "{name}");
+        }
+        let set = ResourceSet::from(part);
+        assert_eq!(set.listed().map(|it| it.name().as_str()).collect::<Vec<_>>(), ["jwt:a.b", "jwt:payments"]);
+        assert!(matches!(set.lookup("jwt:billing"), Lookup::Impossible));
+    }
+
+    #[test]
+    fn pending_is_withheld_and_gone_is_empty() {
+        let part = catalog().tokens(&snapshot(JwtState::Pending, JwtState::Gone(END)), END, None);
+        assert_eq!((text(&part, "jwt:payments"), text(&part, "jwt-bearer:a.b")), (None, Some(String::new())));
+        assert!(matches!(ResourceSet::from(part).lookup("jwt:payments"), Lookup::Withheld));
+        let ended = catalog().tokens(&snapshot(valid("t"), JwtState::Pending), END + Duration::from_secs(10), None);
+        assert_eq!(text(&ended, "jwt:payments").as_deref(), Some(""), "nobody gets a token that has ended");
+    }
+
+    #[test]
+    fn what_has_not_changed_is_shared() {
+        let catalog = catalog();
+        let before = catalog.tokens(&snapshot(valid("t1"), valid("t2")), END, None);
+        let after = catalog.tokens(&snapshot(valid("t1"), valid("t3")), END, Some(&before));
+        let same = |name: &str| Arc::ptr_eq(&before.resources[name], &after.resources[name]);
+        assert!(same("jwt:payments") && !same("jwt:a.b"));
+        assert_ne!(before.resources["jwt:payments"].version(), before.resources["jwt-bearer:payments"].version());
+    }
+}

@@ -203,3 +203,6 @@ fn next_expiry(snapshot: &IdentitySnapshot) -> Next {
     let left = next.duration_since(now).unwrap_or_default() + Duration::from_millis(1);
     Next::Expiry(Instant::now() + left)
 }
+
+#[cfg(test)]
+mod tests;

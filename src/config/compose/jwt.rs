@@ -50,6 +50,6 @@ impl Compose {
             (false, true) => JwtSubject::Hint(hint?),
             (false, false) => JwtSubject::Default,
         };
-        (!audience.is_empty()).then_some(JwtRequest { subject, audience })
+        self.is_sound(key).then_some(JwtRequest { subject, audience })
     }
 }
