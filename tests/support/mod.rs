@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, not in theirs")]
 
 pub mod envoy;
+pub mod mesh;

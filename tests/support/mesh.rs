@@ -1,0 +1,428 @@
+//! Two Envoys in mTLS with each other, their secrets from the whole program, its identities from the development issuer.
+//!
+//! ```text
+//!   Load --http--> client Envoy ==mTLS==> server Envoy      a new connection, hence a full handshake, for each request
+//!                       \____ SDS ____  ____/
+//!                                     App --Workload API--> DevIssuer
+//! ```
+//!
+//! Issuer and program run in the test's process and are driven by their own setters; the Envoys are real.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use spiffe_sds::{
+    app::{App, AppError},
+    config::{self, Sources},
+    dev::{
+        self, CaStep, DevIssuer, Event, Rotation,
+        envoy::{Envoy, EnvoyBinary, Load, admin::until, load::LoadReport},
+    },
+    envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
+    identity::{SpiffeId, TrustDomain},
+    server::StreamEvent,
+    source::{Endpoint, RenewalEvent, SourceStatus},
+};
+use tempfile::TempDir;
+use tokio::{
+    runtime,
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+pub const SERVER: &str = "spiffe://example.org/server";
+pub const CLIENT: &str = "spiffe://example.org/client";
+
+/// For waits that end well. A dozen Envoys may be starting at the same moment.
+pub const BOUND: Duration = Duration::from_secs(60);
+
+/// What a mesh is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub binary: EnvoyBinary,
+    pub variant: Variant,
+    /// Whether the issuer has identities from the start.
+    pub issued: bool,
+    /// Trust domains that the issuer federates with, each with a CA of its own in it.
+    pub federated: Vec<TrustDomain>,
+    pub server_tls: Tls,
+    pub client_tls: Tls,
+    /// Listeners of the server Envoy beside `mtls`.
+    pub more: Vec<Listener>,
+    /// How long an Envoy waits for a secret before it opens without.
+    pub patience: Duration,
+}
+
+/// A running one.
+pub struct Mesh {
+    pub plan: Plan,
+    pub issuer: DevIssuer,
+    pub server: Envoy,
+    pub client: Envoy,
+    /// The client Envoy's plain-text port.
+    pub entry: SocketAddr,
+    /// The server Envoy's mTLS port.
+    pub mtls: SocketAddr,
+    program: Program,
+    dir: TempDir,
+}
+
+/// The program under test, from one start to its stop.
+struct Program {
+    task: JoinHandle<Result<(), AppError>>,
+    stop: CancellationToken,
+    source: watch::Receiver<SourceStatus>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What it told its library users.
+#[derive(Default)]
+struct Seen {
+    streams: Vec<(Instant, StreamEvent)>,
+    renewals: Vec<(Instant, RenewalEvent)>,
+}
+
+/// A resource that went to an Envoy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delivery {
+    /// `server` or `client`.
+    pub node: String,
+    pub name: String,
+    pub version: String,
+}
+
+impl Plan {
+    /// Both identities issued; the server validates with `ALL` and the client with `ROOTCA`; each wants the other.
+    pub fn new(binary: &EnvoyBinary, variant: Variant) -> Self {
+        Self {
+            binary: binary.clone(),
+            variant,
+            issued: true,
+            federated: Vec::new(),
+            server_tls: Tls::new("default", "ALL").peer(CLIENT).no_resumption(),
+            client_tls: Tls::new(CLIENT, "ROOTCA").peer(SERVER).no_resumption(),
+            more: Vec::new(),
+            patience: Duration::from_secs(120),
+        }
+    }
+
+    /// How the Envoys reach the program.
+    fn sds(&self, socket: PathBuf) -> Sds {
+        let retry = (Duration::from_millis(100), Duration::from_millis(500));
+        Sds::new(self.variant, Address::Unix(socket)).initial_fetch_timeout(self.patience).retry(retry.0, retry.1)
+    }
+
+    /// The server Envoy's main listener.
+    pub fn mtls(&self) -> Listener {
+        Listener::new("mtls", loopback(), Action::respond("hello from behind mTLS\n")).tls(self.server_tls.clone())
+    }
+
+    /// Starts everything; the Envoys may still wait for secrets.
+    pub async fn start(self) -> Mesh {
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = issuer(&self, dir.path().join("agent.sock")).await;
+        let program = Program::start(&dir).await;
+        let sds = self.sds(dir.path().join("sds.sock"));
+        let mut server = Bootstrap::new("server", "e2e", sds.clone()).listener(self.mtls());
+        server.listeners.extend(self.more.clone());
+        let server = server.listeners_from(dir.path().join("listeners.yaml"));
+        let server = Envoy::start(&self.binary, dir.path(), server).await.unwrap_or_else(|error| panic!("{error}"));
+        let mtls = server.wait_listener("mtls", BOUND).await.unwrap();
+        let client = Bootstrap::new("client", "e2e", sds)
+            .listener(Listener::new("entry", loopback(), Action::forward("server")))
+            .upstream(Upstream::new("server", mtls).tls(self.client_tls.clone()).connection_per_request());
+        let client = Envoy::start(&self.binary, dir.path(), client).await.unwrap_or_else(|error| panic!("{error}"));
+        let entry = client.wait_listener("entry", BOUND).await.unwrap();
+        Mesh { plan: self, issuer, server, client, entry, mtls, program, dir }
+    }
+
+    /// Starts everything and waits until requests go through.
+    pub async fn serving(self) -> Mesh {
+        let mesh = self.start().await;
+        mesh.wait_serving().await;
+        mesh
+    }
+}
+
+impl Mesh {
+    /// Waits until both Envoys have their secrets and a request goes through them.
+    pub async fn wait_serving(&self) {
+        self.server.wait_ready(BOUND).await.unwrap_or_else(|error| panic!("{error}"));
+        self.client.wait_ready(BOUND).await.unwrap_or_else(|error| panic!("{error}"));
+        self.eventually("a request that goes through", async || match self.request().await {
+            report if report.failures == 0 => Ok(()),
+            report => Err(format!("{:?}", report.samples)),
+        })
+        .await;
+    }
+
+    /// One request through both Envoys.
+    pub async fn request(&self) -> LoadReport {
+        Load::new(self.entry).unwrap().connection_per_request().max_requests(1).start().finish().await
+    }
+
+    /// Requests through both Envoys until stopped. Enough of them that a window of a few milliseconds in which the two
+    /// do not match is hit, and few enough that a dozen meshes fit on a small machine.
+    pub fn load(&self) -> dev::envoy::load::Running {
+        let load = Load::new(self.entry).unwrap().connection_per_request().workers(2);
+        load.pause(Duration::from_millis(15)).timeout(Duration::from_secs(20)).start()
+    }
+
+    /// Ends a load of which no request may have failed.
+    pub async fn expect_no_failure(&self, load: dev::envoy::load::Running) -> LoadReport {
+        let report = load.stop().await;
+        assert_eq!(report.failures, 0, "{}: {report:#?}", self.label());
+        assert!(report.requests >= 10 * report.elapsed.as_secs(), "{}: hardly any load: {report:?}", self.label());
+        report
+    }
+
+    /// For messages.
+    pub fn label(&self) -> String {
+        format!("{} on envoy {}", self.plan.variant, self.plan.binary.version())
+    }
+
+    /// The serial of an identity's present leaf.
+    pub fn serial(&self, spiffe_id: &str) -> String {
+        self.issuer.svid(&id(spiffe_id)).unwrap().serial
+    }
+
+    /// Waits until both Envoys use the leaves that the issuer has now.
+    pub async fn wait_leaves(&self) {
+        self.wait_serials("leaf", &self.server, &self.serial(SERVER)).await;
+        self.wait_serials("leaf", &self.client, &self.serial(CLIENT)).await;
+    }
+
+    /// Waits until both Envoys trust the authority with this serial and no other of the own trust domain.
+    pub async fn wait_authority(&self, serial: &str) {
+        self.wait_serials("authority", &self.server, serial).await;
+        self.wait_serials("authority", &self.client, serial).await;
+    }
+
+    async fn wait_serials(&self, kind: &str, envoy: &Envoy, wanted: &str) {
+        let what = format!("{kind} {wanted} in the {} envoy", envoy.bootstrap().node_id);
+        self.eventually(&what, async || {
+            let admin = envoy.admin();
+            let (alone, found) = match kind {
+                "leaf" => (false, admin.cert_serials().await),
+                _ => (true, admin.authority_serials().await),
+            };
+            let found = found.map_err(|error| error.to_string())?;
+            let there = found.iter().any(|serial| serial == wanted) && (!alone || found.len() == 1);
+            if there { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+
+    /// A bounded wait that says which mesh it was.
+    pub async fn eventually<T>(&self, what: &str, probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+        until(BOUND, what, probe).await.unwrap_or_else(|error| panic!("{}: {error}", self.label()))
+    }
+
+    /// Rolls the issuer's CA over as one message with the new root alone and the leaves under it; its serial.
+    pub async fn roll_at_once(&self) -> String {
+        let mut events = self.issuer.events();
+        // Who hangs says nothing; who recovers says only the newest.
+        self.issuer.hang();
+        self.issuer.prepare_ca().unwrap();
+        self.issuer.activate_ca().unwrap();
+        self.issuer.retire_ca().unwrap();
+        self.issuer.recover();
+        activated(&mut events)
+    }
+
+    /// Rolls the issuer's CA over in three messages with `pause` between them; the new root's serial.
+    pub async fn roll_in_steps(&self, pause: Duration) -> String {
+        let mut events = self.issuer.events();
+        let mut clock = tokio::time::interval(pause.max(Duration::from_millis(1)));
+        for step in [CaStep::Prepare, CaStep::Activate, CaStep::Retire] {
+            clock.tick().await;
+            self.issuer.ca_step(&td("example.org"), step).unwrap();
+        }
+        activated(&mut events)
+    }
+
+    /// Stops the program as SIGTERM does and waits until it is gone.
+    pub async fn stop_program(&mut self) {
+        self.program.stop.cancel();
+        let ended = tokio::time::timeout(BOUND, &mut self.program.task).await.expect("the program ends");
+        ended.expect("no panic").expect("a clean end");
+    }
+
+    /// Starts it again on the same socket; it has seen nothing yet.
+    pub async fn start_program(&mut self) {
+        self.program = Program::start(&self.dir).await;
+    }
+
+    /// Kills the issuer: its socket goes, its connections break.
+    pub async fn replace_issuer(&mut self, while_down: impl AsyncFnOnce(&Self)) {
+        // A stand-in on another socket: the old issuer has to be gone before the new one can take its place.
+        let stand_in = issuer(&self.plan, self.dir.path().join("stand-in.sock")).await;
+        std::mem::replace(&mut self.issuer, stand_in).shutdown().await;
+        while_down(self).await;
+        self.issuer = issuer(&self.plan, self.dir.path().join("agent.sock")).await;
+    }
+
+    /// How the program's source does.
+    pub fn source(&self) -> watch::Receiver<SourceStatus> {
+        self.program.source.clone()
+    }
+
+    /// Everything that was sent since the program's start, in order.
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        let seen = self.program.seen.lock().unwrap();
+        let sent = seen.streams.iter().filter_map(|(_, event)| match event {
+            StreamEvent::Sent { client, name, version, .. } => {
+                Some(Delivery { node: client.node.clone(), name: name.to_string(), version: version.to_string() })
+            }
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    /// What happened on streams since the program's start, in order.
+    pub fn stream_events(&self) -> Vec<StreamEvent> {
+        self.program.seen.lock().unwrap().streams.iter().map(|(_, event)| event.clone()).collect()
+    }
+
+    /// Waits until so many streams have been opened since the program's start.
+    pub async fn wait_opened(&self, wanted: usize) {
+        self.eventually(&format!("{wanted} opened streams"), async || {
+            let opened = |event: &StreamEvent| matches!(event, StreamEvent::Opened { .. });
+            match self.stream_events().iter().filter(|event| opened(event)).count() {
+                count if count >= wanted => Ok(()),
+                count => Err(format!("{count}")),
+            }
+        })
+        .await;
+    }
+
+    /// Streams of both Envoys together: one an Envoy if aggregated, otherwise one a secret.
+    pub fn streams(&self) -> usize {
+        if self.plan.variant.is_aggregated() { 2 } else { 4 }
+    }
+}
+
+/// On failure, what there is to know.
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        println!("--- {} failed; the program's last events:", self.label());
+        let seen = self.program.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lines: Vec<_> = seen.streams.iter().map(|(at, event)| (*at, brief(event))).collect();
+        lines.extend(seen.renewals.iter().map(|(at, event)| (*at, format!("{event:?}"))));
+        lines.sort();
+        for (at, line) in lines.iter().skip(lines.len().saturating_sub(60)) {
+            println!("{:>8.3} s ago  {line}", at.elapsed().as_secs_f64());
+        }
+        for envoy in [&self.server, &self.client] {
+            let log = std::fs::read_to_string(envoy.log()).unwrap_or_default();
+            println!("--- the end of the {} envoy's log:", envoy.bootstrap().node_id);
+            let lines: Vec<_> = log.lines().collect();
+            lines.iter().skip(lines.len().saturating_sub(20)).for_each(|line| println!("{line}"));
+        }
+    }
+}
+
+impl Program {
+    async fn start(dir: &TempDir) -> Self {
+        let (agent, sds) = (dir.path().join("agent.sock"), dir.path().join("sds.sock"));
+        let text = format!(
+            "source:\n  workload_api: {{ endpoint: \"unix://{}\" }}\n  backoff: {{ initial: 50ms, max: 500ms }}\n\
+             listeners:\n  - unix: {{ path: \"{}\" }}\ndrain_deadline: 2s\n",
+            agent.display(),
+            sds.display()
+        );
+        let file = config::File { path: "e2e.yaml".into(), text };
+        let config = config::Config::new(&Sources { file: Some(file), variables: BTreeMap::new(), flags: Vec::new() });
+        let app = App::bind(&config.unwrap_or_else(|problems| panic!("{problems}"))).await.unwrap();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        tokio::spawn(follow(app.streams(), seen.clone(), |seen, event| seen.streams.push(event)));
+        tokio::spawn(follow(app.renewals(), seen.clone(), |seen, event| seen.renewals.push(event)));
+        let (source, stop) = (app.source(), CancellationToken::new());
+        Self { task: tokio::spawn(app.run(stop.clone())), stop, source, seen }
+    }
+}
+
+/// Runs `story` on a mesh for each variant, all at once, and fails if one of them does.
+pub fn each(binary: &EnvoyBinary, variants: &[Variant], story: impl AsyncFn(Plan) + Sync) {
+    let run = &|variant| {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(story(Plan::new(binary, variant)));
+    };
+    let failed: Vec<_> = thread::scope(|scope| {
+        let stories: Vec<_> = variants.iter().map(|&variant| (variant, scope.spawn(move || run(variant)))).collect();
+        stories.into_iter().filter_map(|(variant, story)| story.join().err().map(|_| variant)).collect()
+    });
+    assert!(failed.is_empty(), "{failed:?} failed on envoy {}, see above", binary.version());
+}
+
+async fn issuer(plan: &Plan, socket: PathBuf) -> DevIssuer {
+    let mut config = dev::Config::new(td("example.org"), Endpoint::Unix(socket));
+    config.rotation = Rotation::Never;
+    config.federated.clone_from(&plan.federated);
+    if plan.issued {
+        config = config.identity(id(SERVER), None).identity(id(CLIENT), None);
+    }
+    DevIssuer::start(config).await.unwrap()
+}
+
+fn activated(events: &mut broadcast::Receiver<Event>) -> String {
+    let mut last = None;
+    while let Ok(event) = events.try_recv() {
+        if let Event::Ca { step: CaStep::Activate, serial, .. } = event {
+            last = Some(serial);
+        }
+    }
+    last.expect("a root was activated")
+}
+
+async fn follow<E: Clone>(
+    mut events: broadcast::Receiver<E>,
+    seen: Arc<Mutex<Seen>>,
+    keep: impl Fn(&mut Seen, (Instant, E)),
+) {
+    loop {
+        match events.recv().await {
+            Ok(event) => keep(&mut seen.lock().unwrap(), (Instant::now(), event)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => panic!("{missed} events missed"),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+fn brief(event: &StreamEvent) -> String {
+    match event {
+        StreamEvent::Opened { client } => format!("{} opened", client.node),
+        StreamEvent::Sent { client, name, version, .. } => format!("{} <- {name} @ {version}", client.node),
+        StreamEvent::Acked { client, name, version, latency } => {
+            format!("{} -> ACK {name} @ {version} after {latency:?}", client.node)
+        }
+        StreamEvent::Nacked { client, name, version, detail } => {
+            format!("{} -> NACK {name} @ {version}: {detail}", client.node)
+        }
+        StreamEvent::Closed { client, code } => format!("{} closed {code:?}", client.node),
+        _ => format!("{event:?}"),
+    }
+}
+
+pub fn id(text: &str) -> SpiffeId {
+    SpiffeId::new(text).unwrap()
+}
+
+pub fn td(text: &str) -> TrustDomain {
+    TrustDomain::new(text).unwrap()
+}
+
+/// A port of the kernel's choice.
+pub fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
