@@ -327,7 +327,7 @@ impl Drop for Mesh {
             let log = std::fs::read_to_string(envoy.log()).unwrap_or_default();
             println!("--- the end of the {} envoy's log:", envoy.bootstrap().node_id);
             let lines: Vec<_> = log.lines().collect();
-            lines.iter().skip(lines.len().saturating_sub(20)).for_each(|line| println!("{line}"));
+            lines.iter().skip(lines.len().saturating_sub(15)).for_each(|line| println!("{line:.240}"));
         }
     }
 }
