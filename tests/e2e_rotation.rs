@@ -81,13 +81,13 @@ async fn authorities_roll_over(mesh: &Mesh) {
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for round in 0..CA_ROLL_OVERS {
         second.tick().await;
-        let root = match round % 3 {
-            0 => mesh.roll_at_once().await,
+        match round % 3 {
+            0 => mesh.roll_at_once(),
             1 => mesh.roll_in_steps(Duration::from_millis(3)).await,
             _ => mesh.roll_in_steps(Duration::from_millis(300)).await,
-        };
+        }
         mesh.wait_leaves().await;
-        mesh.wait_authority(&root).await;
+        mesh.wait_authorities().await;
     }
     second.tick().await;
     mesh.expect_no_failure(load).await;

@@ -21,7 +21,7 @@ use spiffe_sds::{
     app::{App, AppError},
     config::{self, Sources},
     dev::{
-        self, CaStep, DevIssuer, Event, Rotation,
+        self, CaStep, DevIssuer, Rotation,
         envoy::{Envoy, EnvoyBinary, Load, admin::until, load::LoadReport},
     },
     envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
@@ -36,6 +36,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub const SERVER: &str = "spiffe://example.org/server";
 pub const CLIENT: &str = "spiffe://example.org/client";
@@ -195,29 +196,28 @@ impl Mesh {
 
     /// Waits until both Envoys use the leaves that the issuer has now.
     pub async fn wait_leaves(&self) {
-        self.wait_serials("leaf", &self.server, &self.serial(SERVER)).await;
-        self.wait_serials("leaf", &self.client, &self.serial(CLIENT)).await;
+        for (envoy, id) in [(&self.server, SERVER), (&self.client, CLIENT)] {
+            let wanted = self.serial(id);
+            self.eventually(&format!("the leaf {wanted} of {id}"), async || {
+                let found = envoy.admin().cert_serials().await.map_err(|error| error.to_string())?;
+                if found.contains(&wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+            })
+            .await;
+        }
     }
 
-    /// Waits until both Envoys trust the authority with this serial and no other of the own trust domain.
-    pub async fn wait_authority(&self, serial: &str) {
-        self.wait_serials("authority", &self.server, serial).await;
-        self.wait_serials("authority", &self.client, serial).await;
-    }
-
-    async fn wait_serials(&self, kind: &str, envoy: &Envoy, wanted: &str) {
-        let what = format!("{kind} {wanted} in the {} envoy", envoy.bootstrap().node_id);
-        self.eventually(&what, async || {
-            let admin = envoy.admin();
-            let (alone, found) = match kind {
-                "leaf" => (false, admin.cert_serials().await),
-                _ => (true, admin.authority_serials().await),
-            };
-            let found = found.map_err(|error| error.to_string())?;
-            let there = found.iter().any(|serial| serial == wanted) && (!alone || found.len() == 1);
-            if there { Ok(()) } else { Err(format!("{found:?}")) }
-        })
-        .await;
+    /// Waits until both Envoys trust the issuer's own authorities and no others; not for federated meshes.
+    pub async fn wait_authorities(&self) {
+        let bundle = self.issuer.bundle(&td("example.org")).unwrap();
+        let mut wanted: Vec<_> = bundle.authorities().iter().map(|authority| serial(authority.der())).collect();
+        wanted.sort();
+        for envoy in [&self.server, &self.client] {
+            self.eventually(&format!("the authorities {wanted:?}"), async || {
+                let found = envoy.admin().authority_serials().await.map_err(|error| error.to_string())?;
+                if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+            })
+            .await;
+        }
     }
 
     /// A bounded wait that says which mesh it was.
@@ -225,27 +225,23 @@ impl Mesh {
         until(BOUND, what, probe).await.unwrap_or_else(|error| panic!("{}: {error}", self.label()))
     }
 
-    /// Rolls the issuer's CA over as one message with the new root alone and the leaves under it; its serial.
-    pub async fn roll_at_once(&self) -> String {
-        let mut events = self.issuer.events();
+    /// Rolls the issuer's CA over in one message with the new root alone and the leaves under it.
+    pub fn roll_at_once(&self) {
         // Who hangs says nothing; who recovers says only the newest.
         self.issuer.hang();
         self.issuer.prepare_ca().unwrap();
         self.issuer.activate_ca().unwrap();
         self.issuer.retire_ca().unwrap();
         self.issuer.recover();
-        activated(&mut events)
     }
 
-    /// Rolls the issuer's CA over in three messages with `pause` between them; the new root's serial.
-    pub async fn roll_in_steps(&self, pause: Duration) -> String {
-        let mut events = self.issuer.events();
-        let mut clock = tokio::time::interval(pause.max(Duration::from_millis(1)));
+    /// Rolls the issuer's CA over in three messages with `pause` between them.
+    pub async fn roll_in_steps(&self, pause: Duration) {
+        let mut clock = tokio::time::interval(pause);
         for step in [CaStep::Prepare, CaStep::Activate, CaStep::Retire] {
             clock.tick().await;
             self.issuer.ca_step(&td("example.org"), step).unwrap();
         }
-        activated(&mut events)
     }
 
     /// Stops the program as SIGTERM does and waits until it is gone.
@@ -375,14 +371,10 @@ async fn issuer(plan: &Plan, socket: PathBuf) -> DevIssuer {
     DevIssuer::start(config).await.unwrap()
 }
 
-fn activated(events: &mut broadcast::Receiver<Event>) -> String {
-    let mut last = None;
-    while let Ok(event) = events.try_recv() {
-        if let Event::Ca { step: CaStep::Activate, serial, .. } = event {
-            last = Some(serial);
-        }
-    }
-    last.expect("a root was activated")
+/// A certificate's serial number as Envoy prints it.
+pub fn serial(der: &[u8]) -> String {
+    let (_, certificate) = X509Certificate::from_der(der).unwrap();
+    certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn follow<E: Clone>(
