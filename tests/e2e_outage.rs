@@ -90,10 +90,10 @@ async fn the_source_comes_back(plan: Plan) {
     for failure in failures {
         mesh.issuer.fail_with(failure);
         connected(&mesh, false).await;
-        let sent = mesh.deliveries().len();
+        let sent = mesh.program().deliveries().len();
         mesh.issuer.rotate().unwrap();
         served(&mesh, &load, 30).await;
-        assert_eq!(mesh.deliveries().len(), sent, "{}: there was nothing to send", mesh.label());
+        assert_eq!(mesh.program().deliveries().len(), sent, "{}: there was nothing to send", mesh.label());
         mesh.issuer.recover();
         mesh.wait_leaves().await;
     }
@@ -119,14 +119,14 @@ async fn served(mesh: &Mesh, load: &Running, requests: u64) {
 }
 
 async fn connected(mesh: &Mesh, wanted: bool) {
-    let mut source = mesh.source();
+    let mut source = mesh.program().source();
     let there = source.wait_for(|status| status.connected == wanted);
     tokio::time::timeout(BOUND, there).await.expect("the source's status").unwrap();
 }
 
 /// What the program has sent since its start, as "receiver name", sorted.
 fn sent(mesh: &Mesh) -> Vec<String> {
-    let sent = mesh.deliveries().into_iter().map(|delivery| format!("{} {}", delivery.node, delivery.name));
+    let sent = mesh.program().deliveries().into_iter().map(|delivery| format!("{} {}", delivery.node, delivery.name));
     let mut sent: Vec<_> = sent.collect();
     sent.sort();
     sent

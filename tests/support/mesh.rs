@@ -8,18 +8,11 @@
 //!
 //! Issuer and program run in the test's process and are driven by their own setters; the Envoys are real.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    thread,
-    time::{Duration, Instant},
-};
+mod program;
+
+use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use spiffe_sds::{
-    app::{App, AppError},
-    config::{self, Sources},
     dev::{
         self, CaStep, DevIssuer, Rotation,
         envoy::{Envoy, EnvoyBinary, Load, admin::until, load::LoadReport},
@@ -27,16 +20,13 @@ use spiffe_sds::{
     envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
     identity::{SpiffeId, TrustDomain},
     server::StreamEvent,
-    source::{Endpoint, RenewalEvent, SourceStatus},
+    source::Endpoint,
 };
 use tempfile::TempDir;
-use tokio::{
-    runtime,
-    sync::{broadcast, watch},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+pub use program::{Delivery, Program};
 
 pub const SERVER: &str = "spiffe://example.org/server";
 pub const CLIENT: &str = "spiffe://example.org/client";
@@ -73,30 +63,6 @@ pub struct Mesh {
     pub mtls: SocketAddr,
     program: Program,
     dir: TempDir,
-}
-
-/// The program under test, from one start to its stop.
-struct Program {
-    task: JoinHandle<Result<(), AppError>>,
-    stop: CancellationToken,
-    source: watch::Receiver<SourceStatus>,
-    seen: Arc<Mutex<Seen>>,
-}
-
-/// What it told its library users.
-#[derive(Default)]
-struct Seen {
-    streams: Vec<(Instant, StreamEvent)>,
-    renewals: Vec<(Instant, RenewalEvent)>,
-}
-
-/// A resource that went to an Envoy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Delivery {
-    /// `server` or `client`.
-    pub node: String,
-    pub name: String,
-    pub version: String,
 }
 
 impl Plan {
@@ -246,9 +212,7 @@ impl Mesh {
 
     /// Stops the program as SIGTERM does and waits until it is gone.
     pub async fn stop_program(&mut self) {
-        self.program.stop.cancel();
-        let ended = tokio::time::timeout(BOUND, &mut self.program.task).await.expect("the program ends");
-        ended.expect("no panic").expect("a clean end");
+        self.program.stop().await;
     }
 
     /// Starts it again on the same socket; it has seen nothing yet.
@@ -265,33 +229,16 @@ impl Mesh {
         self.issuer = issuer(&self.plan, self.dir.path().join("agent.sock")).await;
     }
 
-    /// How the program's source does.
-    pub fn source(&self) -> watch::Receiver<SourceStatus> {
-        self.program.source.clone()
-    }
-
-    /// Everything that was sent since the program's start, in order.
-    pub fn deliveries(&self) -> Vec<Delivery> {
-        let seen = self.program.seen.lock().unwrap();
-        let sent = seen.streams.iter().filter_map(|(_, event)| match event {
-            StreamEvent::Sent { client, name, version, .. } => {
-                Some(Delivery { node: client.node.clone(), name: name.to_string(), version: version.to_string() })
-            }
-            _ => None,
-        });
-        sent.collect()
-    }
-
-    /// What happened on streams since the program's start, in order.
-    pub fn stream_events(&self) -> Vec<StreamEvent> {
-        self.program.seen.lock().unwrap().streams.iter().map(|(_, event)| event.clone()).collect()
+    /// The running program, with what it has told since its start.
+    pub const fn program(&self) -> &Program {
+        &self.program
     }
 
     /// Waits until so many streams have been opened since the program's start.
     pub async fn wait_opened(&self, wanted: usize) {
         self.eventually(&format!("{wanted} opened streams"), async || {
             let opened = |event: &StreamEvent| matches!(event, StreamEvent::Opened { .. });
-            match self.stream_events().iter().filter(|event| opened(event)).count() {
+            match self.program.stream_events().iter().filter(|event| opened(event)).count() {
                 count if count >= wanted => Ok(()),
                 count => Err(format!("{count}")),
             }
@@ -312,39 +259,13 @@ impl Drop for Mesh {
             return;
         }
         println!("--- {} failed; the program's last events:", self.label());
-        let seen = self.program.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut lines: Vec<_> = seen.streams.iter().map(|(at, event)| (*at, brief(event))).collect();
-        lines.extend(seen.renewals.iter().map(|(at, event)| (*at, format!("{event:?}"))));
-        lines.sort();
-        for (at, line) in lines.iter().skip(lines.len().saturating_sub(60)) {
-            println!("{:>8.3} s ago  {line}", at.elapsed().as_secs_f64());
-        }
+        self.program.print_last_events();
         for envoy in [&self.server, &self.client] {
             let log = std::fs::read_to_string(envoy.log()).unwrap_or_default();
             println!("--- the end of the {} envoy's log:", envoy.bootstrap().node_id);
             let lines: Vec<_> = log.lines().collect();
             lines.iter().skip(lines.len().saturating_sub(15)).for_each(|line| println!("{line:.240}"));
         }
-    }
-}
-
-impl Program {
-    async fn start(dir: &TempDir) -> Self {
-        let (agent, sds) = (dir.path().join("agent.sock"), dir.path().join("sds.sock"));
-        let text = format!(
-            "source:\n  workload_api: {{ endpoint: \"unix://{}\" }}\n  backoff: {{ initial: 50ms, max: 500ms }}\n\
-             listeners:\n  - unix: {{ path: \"{}\" }}\ndrain_deadline: 2s\n",
-            agent.display(),
-            sds.display()
-        );
-        let file = config::File { path: "e2e.yaml".into(), text };
-        let config = config::Config::new(&Sources { file: Some(file), variables: BTreeMap::new(), flags: Vec::new() });
-        let app = App::bind(&config.unwrap_or_else(|problems| panic!("{problems}"))).await.unwrap();
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        tokio::spawn(follow(app.streams(), seen.clone(), |seen, event| seen.streams.push(event)));
-        tokio::spawn(follow(app.renewals(), seen.clone(), |seen, event| seen.renewals.push(event)));
-        let (source, stop) = (app.source(), CancellationToken::new());
-        Self { task: tokio::spawn(app.run(stop.clone())), stop, source, seen }
     }
 }
 
@@ -375,35 +296,6 @@ async fn issuer(plan: &Plan, socket: PathBuf) -> DevIssuer {
 pub fn serial(der: &[u8]) -> String {
     let (_, certificate) = X509Certificate::from_der(der).unwrap();
     certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-async fn follow<E: Clone>(
-    mut events: broadcast::Receiver<E>,
-    seen: Arc<Mutex<Seen>>,
-    keep: impl Fn(&mut Seen, (Instant, E)),
-) {
-    loop {
-        match events.recv().await {
-            Ok(event) => keep(&mut seen.lock().unwrap(), (Instant::now(), event)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => panic!("{missed} events missed"),
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
-    }
-}
-
-fn brief(event: &StreamEvent) -> String {
-    match event {
-        StreamEvent::Opened { client } => format!("{} opened", client.node),
-        StreamEvent::Sent { client, name, version, .. } => format!("{} <- {name} @ {version}", client.node),
-        StreamEvent::Acked { client, name, version, latency } => {
-            format!("{} -> ACK {name} @ {version} after {latency:?}", client.node)
-        }
-        StreamEvent::Nacked { client, name, version, detail } => {
-            format!("{} -> NACK {name} @ {version}: {detail}", client.node)
-        }
-        StreamEvent::Closed { client, code } => format!("{} closed {code:?}", client.node),
-        _ => format!("{event:?}"),
-    }
 }
 
 pub fn id(text: &str) -> SpiffeId {
