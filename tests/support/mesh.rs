@@ -10,7 +10,7 @@
 
 mod program;
 
-use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use spiffe_sds::{
     dev::{
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::runtime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-pub use program::{Delivery, Program};
+pub use program::Program;
 
 pub const SERVER: &str = "spiffe://example.org/server";
 pub const CLIENT: &str = "spiffe://example.org/client";
@@ -162,14 +162,22 @@ impl Mesh {
 
     /// Waits until both Envoys use the leaves that the issuer has now.
     pub async fn wait_leaves(&self) {
-        for (envoy, id) in [(&self.server, SERVER), (&self.client, CLIENT)] {
-            let wanted = self.serial(id);
-            self.eventually(&format!("the leaf {wanted} of {id}"), async || {
-                let found = envoy.admin().cert_serials().await.map_err(|error| error.to_string())?;
-                if found.contains(&wanted) { Ok(()) } else { Err(format!("{found:?}")) }
-            })
-            .await;
-        }
+        self.wait_leaf(&self.server, SERVER).await;
+        self.wait_leaf(&self.client, CLIENT).await;
+    }
+
+    /// Waits until the client Envoy uses the leaf that the issuer has now.
+    pub async fn wait_client_leaf(&self) {
+        self.wait_leaf(&self.client, CLIENT).await;
+    }
+
+    async fn wait_leaf(&self, envoy: &Envoy, id: &str) {
+        let wanted = self.serial(id);
+        self.eventually(&format!("the leaf {wanted} of {id}"), async || {
+            let found = envoy.admin().cert_serials().await.map_err(|error| error.to_string())?;
+            if found.contains(&wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
     }
 
     /// Waits until both Envoys trust the issuer's own authorities and no others; not for federated meshes.
@@ -208,6 +216,21 @@ impl Mesh {
             clock.tick().await;
             self.issuer.ca_step(&td("example.org"), step).unwrap();
         }
+    }
+
+    /// Replaces all listeners of the server Envoy; each may have settings of its own for its secrets.
+    pub fn replace_listeners(&self, listeners: &[(&Bootstrap, &Listener)]) {
+        let mut file = self.server.bootstrap().listener_file("again", &[]).unwrap();
+        if !listeners.is_empty() {
+            file = "version_info: again\nresources:\n".to_owned();
+        }
+        for (bootstrap, listener) in listeners {
+            let one = bootstrap.listener_file("again", &[(*listener).clone()]).unwrap();
+            file += one.split_once("resources:\n").unwrap().1;
+        }
+        let path = self.server.bootstrap().listeners_from.as_ref().unwrap();
+        fs::write(path.with_extension("new"), file).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
     }
 
     /// Stops the program as SIGTERM does and waits until it is gone.
@@ -261,7 +284,7 @@ impl Drop for Mesh {
         println!("--- {} failed; the program's last events:", self.label());
         self.program.print_last_events();
         for envoy in [&self.server, &self.client] {
-            let log = std::fs::read_to_string(envoy.log()).unwrap_or_default();
+            let log = fs::read_to_string(envoy.log()).unwrap_or_default();
             println!("--- the end of the {} envoy's log:", envoy.bootstrap().node_id);
             let lines: Vec<_> = log.lines().collect();
             lines.iter().skip(lines.len().saturating_sub(15)).for_each(|line| println!("{line:.240}"));
