@@ -9,24 +9,18 @@ use std::collections::BTreeMap;
 
 use spiffe_sds::{dev::envoy::load::Running, envoy::Variant};
 use support::{
-    envoy::{latest, oldest},
-    mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, each, id},
+    mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, everywhere, id},
 };
 use tonic::Status;
 
 #[test]
-fn the_program_restarts_under_the_latest_envoy() {
-    each(&latest(), &Variant::ALL, the_program_restarts);
-}
-
-#[test]
-fn the_program_restarts_under_the_oldest_envoy() {
-    each(&oldest(), &[Variant::Delta, Variant::AdsDelta], the_program_restarts);
+fn the_program_stops_and_starts_again() {
+    everywhere(the_program_restarts);
 }
 
 #[test]
 fn the_source_goes_and_comes_back() {
-    each(&latest(), &Variant::ALL, the_source_comes_back);
+    everywhere(the_source_comes_back);
 }
 
 async fn the_program_restarts(plan: Plan) {

@@ -9,8 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use spiffe_sds::envoy::Variant;
 use support::{
-    envoy::{latest, oldest},
-    mesh::{CLIENT, Mesh, Plan, SERVER, each, id},
+    mesh::{CLIENT, Mesh, Plan, SERVER, everywhere, id},
 };
 use tokio::{
     net::TcpStream,
@@ -21,14 +20,8 @@ const LEAF_ROTATIONS: usize = 30;
 const CA_ROLL_OVERS: usize = 20;
 
 #[test]
-fn no_request_is_lost_on_the_latest_envoy() {
-    each(&latest(), &Variant::ALL, life);
-}
-
-/// Its delta client repeats the node in every message; the SotW ones do not differ.
-#[test]
-fn no_request_is_lost_on_the_oldest_envoy() {
-    each(&oldest(), &[Variant::Delta, Variant::AdsDelta], life);
+fn no_request_is_lost() {
+    everywhere(life);
 }
 
 async fn life(mut plan: Plan) {

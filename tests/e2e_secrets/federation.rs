@@ -8,8 +8,7 @@ use spiffe_sds::{
 };
 
 use crate::support::{
-    envoy::latest,
-    mesh::{CLIENT, Mesh, Plan, each, id, td},
+    mesh::{CLIENT, Mesh, Plan, everywhere, id, td},
     tls,
 };
 
@@ -18,7 +17,7 @@ const STRANGER: &str = "spiffe://zzz.org/client";
 
 #[test]
 fn each_trust_domain_vouches_for_itself_alone() {
-    each(&latest(), &Variant::ALL, federation);
+    everywhere(federation);
 }
 
 async fn federation(mut plan: Plan) {

@@ -5,14 +5,13 @@ use std::time::Duration;
 use spiffe_sds::envoy::{Action, Listener, Variant};
 
 use crate::support::{
-    envoy::latest,
-    mesh::{BOUND, CLIENT, Mesh, Plan, each, id, loopback},
+    mesh::{BOUND, CLIENT, Mesh, Plan, everywhere, id, loopback},
     tls,
 };
 
 #[test]
 fn listeners_go_and_come_back() {
-    each(&latest(), &Variant::ALL, life);
+    everywhere(life);
 }
 
 async fn life(plan: Plan) {

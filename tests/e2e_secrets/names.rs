@@ -8,8 +8,7 @@ use spiffe_sds::{
 };
 
 use crate::support::{
-    envoy::latest,
-    mesh::{BOUND, CLIENT, Plan, SERVER, each, id, loopback},
+    mesh::{BOUND, CLIENT, Plan, SERVER, everywhere, id, loopback},
     tls,
 };
 
@@ -17,17 +16,17 @@ const LATE: &str = "spiffe://example.org/late";
 
 #[test]
 fn unknown_names_do_not_hurt_known_ones() {
-    each(&latest(), &Variant::ALL, unknown_beside_known);
+    everywhere(unknown_beside_known);
 }
 
 #[test]
 fn a_name_may_get_its_meaning_later() {
-    each(&latest(), &Variant::ALL, unknown_yet);
+    everywhere(unknown_yet);
 }
 
 #[test]
 fn dot_free_names_make_proper_metrics() {
-    each(&latest(), &Variant::ALL, metrics);
+    everywhere(metrics);
 }
 
 async fn unknown_beside_known(mut plan: Plan) {

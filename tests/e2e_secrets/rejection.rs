@@ -12,19 +12,18 @@ use spiffe_sds::{
 };
 
 use crate::support::{
-    envoy::latest,
-    mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, each, id, loopback, td},
+    mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, everywhere, id, loopback, td},
     tls,
 };
 
 #[test]
 fn a_rejected_certificate_is_not_pushed_again_and_new_content_mends_it() {
-    each(&latest(), &Variant::ALL, rejected_content);
+    everywhere(rejected_content);
 }
 
 #[test]
 fn a_secret_of_the_wrong_kind_hurts_its_listener_alone() {
-    each(&latest(), &Variant::ALL, wrong_kind);
+    everywhere(wrong_kind);
 }
 
 async fn rejected_content(plan: Plan) {

@@ -28,6 +28,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use program::Program;
 
+use super::envoy::{latest, oldest};
+
 pub const SERVER: &str = "spiffe://example.org/server";
 pub const CLIENT: &str = "spiffe://example.org/client";
 
@@ -303,6 +305,21 @@ pub fn each(binary: &EnvoyBinary, variants: &[Variant], story: impl AsyncFn(Plan
         stories.into_iter().filter_map(|(variant, story)| story.join().err().map(|_| variant)).collect()
     });
     assert!(failed.is_empty(), "{failed:?} failed on envoy {}, see above", binary.version());
+}
+
+/// Runs `story` on every variant of the latest Envoy and on those of the oldest that differ: its delta client repeats the
+/// node in every message, its SotW client does not.
+pub fn everywhere(story: impl AsyncFn(Plan) + Sync) {
+    let story = &story;
+    thread::scope(|scope| {
+        let run = |binary: EnvoyBinary, variants: &'static [Variant]| move || each(&binary, variants, story);
+        let runs = [
+            scope.spawn(run(latest(), &Variant::ALL)),
+            scope.spawn(run(oldest(), &[Variant::Delta, Variant::AdsDelta])),
+        ];
+        let failed = runs.into_iter().filter_map(|run| run.join().err()).count();
+        assert_eq!(failed, 0, "see above");
+    });
 }
 
 async fn issuer(plan: &Plan, socket: PathBuf) -> DevIssuer {
