@@ -8,9 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use spiffe_sds::{dev::envoy::load::Running, envoy::Variant};
-use support::{
-    mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, everywhere, id},
-};
+use support::mesh::{BOUND, CLIENT, Mesh, Plan, SERVER, everywhere, id};
 use tonic::Status;
 
 #[test]

@@ -7,10 +7,7 @@ mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use spiffe_sds::envoy::Variant;
-use support::{
-    mesh::{CLIENT, Mesh, Plan, SERVER, everywhere, id},
-};
+use support::mesh::{CLIENT, Mesh, Plan, SERVER, everywhere, id};
 use tokio::{
     net::TcpStream,
     time::{MissedTickBehavior, interval},

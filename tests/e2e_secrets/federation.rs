@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use spiffe_sds::{
     dev::{CaStep, Issued, Template},
-    envoy::{Tls, Variant},
+    envoy::Tls,
 };
 
 use crate::support::{

@@ -7,7 +7,7 @@ use rcgen::{
 };
 use spiffe_sds::{
     dev::RawMessage,
-    envoy::{Action, Listener, Tls, Variant},
+    envoy::{Action, Listener, Tls},
     server::StreamEvent,
 };
 

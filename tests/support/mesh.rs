@@ -24,7 +24,6 @@ use spiffe_sds::{
 };
 use tempfile::TempDir;
 use tokio::runtime;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use program::Program;
 
@@ -182,15 +181,18 @@ impl Mesh {
         .await;
     }
 
-    /// Waits until both Envoys trust the issuer's own authorities and no others; not for federated meshes.
+    /// Waits until both Envoys have, for the own trust domain, the issuer's authorities and no others. (`/certs` shows
+    /// one authority a trust domain only.)
     pub async fn wait_authorities(&self) {
-        let bundle = self.issuer.bundle(&td("example.org")).unwrap();
-        let mut wanted: Vec<_> = bundle.authorities().iter().map(|authority| serial(authority.der())).collect();
-        wanted.sort();
-        for envoy in [&self.server, &self.client] {
-            self.eventually(&format!("the authorities {wanted:?}"), async || {
-                let found = envoy.admin().authority_serials().await.map_err(|error| error.to_string())?;
-                if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+        let pem = self.issuer.bundle_pem(&td("example.org")).unwrap();
+        let wanted = format!("\"{}\"", base64(pem.as_bytes()));
+        for (envoy, tls) in [(&self.server, &self.plan.server_tls), (&self.client, &self.plan.client_tls)] {
+            self.eventually(&format!("the authorities in {}", tls.validation), async || {
+                let secrets = envoy.admin().config_dump("dynamic_active_secrets").await;
+                let mut secrets = secrets.map_err(|error| error.to_string())?;
+                secrets.retain(|secret| secret.get("name").is_some_and(|name| *name == *tls.validation));
+                let there = secrets.iter().any(|secret| secret.to_string().contains(&wanted));
+                if there { Ok(()) } else { Err(format!("{secrets:?}")) }
             })
             .await;
         }
@@ -332,10 +334,10 @@ async fn issuer(plan: &Plan, socket: PathBuf) -> DevIssuer {
     DevIssuer::start(config).await.unwrap()
 }
 
-/// A certificate's serial number as Envoy prints it.
-pub fn serial(der: &[u8]) -> String {
-    let (_, certificate) = X509Certificate::from_der(der).unwrap();
-    certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+/// As in the JSON of protobuf bytes.
+fn base64(bytes: &[u8]) -> String {
+    let pem = pem_rfc7468::encode_string("BYTES", pem_rfc7468::LineEnding::LF, bytes).unwrap();
+    pem.lines().filter(|line| !line.starts_with("-----")).collect()
 }
 
 pub fn id(text: &str) -> SpiffeId {

@@ -18,7 +18,7 @@ use tokio_rustls::{
     },
 };
 
-use super::mesh::serial;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Nobody is slower than this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +43,12 @@ async fn exchange(address: SocketAddr, present: &Issued) -> std::io::Result<(Str
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok((serial, String::from_utf8_lossy(&answer).into_owned()))
+}
+
+/// A certificate's serial number as Envoy prints it.
+fn serial(der: &[u8]) -> String {
+    let (_, certificate) = X509Certificate::from_der(der).unwrap();
+    certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn config(present: &Issued) -> ClientConfig {
