@@ -1,7 +1,7 @@
 //! Outages on either side of the program: real Envoys keep serving with what they have, get what is new afterwards, and
 //! nothing that they have already.
 #![cfg(feature = "dev-issuer")]
-#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, not in theirs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy.toml allows them in test functions, not in theirs")]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! A rotation never costs a request: real Envoys from the first identity through leaf rotations and CA roll-overs, each
 //! request a new connection with a full handshake.
 #![cfg(feature = "dev-issuer")]
-#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, not in theirs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy.toml allows them in test functions, not in theirs")]
 
 mod support;
 

@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "clippy.toml allows it in test functions, not in theirs"
+    reason = "clippy.toml allows them in test functions, not in theirs"
 )]
 
 mod support;
