@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration, time::SystemTime};
 
 pub use encode::EncodeError;
 pub use name::{Naming, SecretName, dot_free};
-pub use rollout::stages;
+pub use rollout::{Change, stages};
 
 use crate::{
     identity::{IdentitySnapshot, TrustBundle},
@@ -193,6 +193,6 @@ impl Builder<'_> {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,13 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "clippy.toml allows it in test functions, not in theirs"
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in test functions, not in theirs"
 )]
 
 pub mod envoy;
+pub mod mesh;
 pub mod secrets;
+pub mod tls;
 pub mod world;
 pub mod xds;
