@@ -117,11 +117,7 @@ fn public_key(info: &SubjectPublicKeyInfo<'_>) -> Option<Value> {
         }
         PublicKey::EC(point) => {
             let curve = info.algorithm.parameters.as_ref()?.as_oid().ok()?;
-            let curves = [
-                (OID_EC_P256, "P-256", 32),
-                (OID_NIST_EC_P384, "P-384", 48),
-                (OID_NIST_EC_P521, "P-521", 66),
-            ];
+            let curves = [(OID_EC_P256, "P-256", 32), (OID_NIST_EC_P384, "P-384", 48), (OID_NIST_EC_P521, "P-521", 66)];
             let (_, name, size) = curves.into_iter().find(|(oid, ..)| *oid == curve)?;
             // 4: both coordinates follow, uncompressed (SEC 1, section 2.3.3).
             let (4, coordinates) = point.data().split_first()? else { return None };

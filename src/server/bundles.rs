@@ -82,7 +82,8 @@ impl BundleEndpoint {
         self.sockets.iter().map(Socket::bound).collect()
     }
 
-    /// Serves what the two channels hold until `stop`, then lets the answers under way finish.
+    /// Serves what the two channels hold until `stop`, then lets the answers under way finish. Without listeners it
+    /// only waits.
     ///
     /// # Errors
     /// [`ServerError`] when a part of the endpoint ended though nobody asked for it; the rest is drained first.
@@ -92,6 +93,10 @@ impl BundleEndpoint {
         jwt: watch::Receiver<Arc<JwtSnapshot>>,
         stop: CancellationToken,
     ) -> Result<(), ServerError> {
+        if self.sockets.is_empty() {
+            stop.cancelled().await;
+            return Ok(());
+        }
         let stop = stop.child_token();
         let (publish, pages) = watch::channel(Arc::new(Pages::default()));
         let slots = Arc::new(Semaphore::new(CONNECTIONS));

@@ -129,10 +129,8 @@ impl Renderer {
             let jwt = known.jwt.as_ref();
             let domains: BTreeSet<_> = x509.keys().chain(jwt.into_iter().flatten().map(|(td, _)| td)).collect();
             for td in domains {
-                let keys = BundleKeys::new(
-                    x509.get(td).map(Arc::as_ref),
-                    jwt.and_then(|jwt| jwt.get(td)).map(Arc::as_ref),
-                );
+                let keys =
+                    BundleKeys::new(x509.get(td).map(Arc::as_ref), jwt.and_then(|jwt| jwt.get(td)).map(Arc::as_ref));
                 let page = self.bundle(td, keys, now);
                 bundles.insert(td.to_string(), pages.add("bundle", td, known, page));
             }

@@ -151,7 +151,8 @@ fn other_methods_are_told_which_ones_there_are() {
 #[test]
 fn what_there_is_not_is_404() {
     let pages = both();
-    for path in ["/jwks/c.test", "/bundle/c.test", "/jwks/", "/jwks/b.test/", "/jwks/B.test", "/jwks//b.test", "/x", "//"]
+    for path in
+        ["/jwks/c.test", "/bundle/c.test", "/jwks/", "/jwks/b.test/", "/jwks/B.test", "/jwks//b.test", "/x", "//"]
     {
         assert_eq!(status(&pages, path), 404, "{path}");
     }
