@@ -19,6 +19,10 @@ use x509_parser::{
 
 use crate::identity::{Certificate, JwtBundle, TrustBundle};
 
+/// A public key whose private half nobody can have: the point of P-256 whose x coordinate is the SHA-256 of a sentence
+/// (a test says which) and whose y coordinate is the even one of the two.
+const NOBODYS_KEY: &str = r#"{"kty":"EC","kid":"nobody","use":"sig","alg":"ES256","crv":"P-256","x":"82YPp1SbLFCPNvBIH0LvHUAq6bv4TJkcl-AN92Nnbss","y":"ufF2_DYxyB_Y6xbpO7k3eHJiv131OnjFqL3Np5PlAHY"}"#;
+
 /// The keys of a SPIFFE bundle, ready to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BundleKeys {
@@ -27,11 +31,20 @@ pub struct BundleKeys {
 }
 
 /// The JWK Set of a trust domain's JWT keys, by `kid`. `use` is `sig`: a stock JWT library skips keys with SPIFFE's
-/// `jwt-svid`, and Envoy's `jwt_authn` looks at neither.
+/// `jwt-svid`, and Envoy's `jwt_authn` looks at neither. Without any usable key it is the [`closed_jwk_set`].
 #[must_use]
 pub fn jwk_set(bundle: &JwtBundle) -> Bytes {
     let keys: Vec<_> = bundle.keys().iter().filter_map(|key| jwt_key(key, "sig")).collect();
-    Bytes::from(json!({ "keys": keys }).to_string())
+    if keys.is_empty() { closed_jwk_set() } else { Bytes::from(json!({ "keys": keys }).to_string()) }
+}
+
+/// The JWK Set of a trust domain that has no keys (any more): no token is valid.
+///
+/// It is not empty, because Envoy takes an empty set, and every answer but 200, for a failed fetch, and goes on with the
+/// keys it has for ever (`async_fetch`; seen on 1.36.2 and 1.40.0). So it has one key, which signs nothing.
+#[must_use]
+pub fn closed_jwk_set() -> Bytes {
+    Bytes::from(format!(r#"{{"keys":[{NOBODYS_KEY}]}}"#))
 }
 
 /// A SPIFFE bundle. `sequence` must grow whenever the keys change; the hint is in whole seconds.

@@ -1,6 +1,9 @@
 //! Golden documents, and everything that must not be in them.
 
-use base64ct::Encoding as _;
+use aws_lc_rs::{
+    digest::SHA256,
+    signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey},
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 
 use super::*;
@@ -33,7 +36,27 @@ fn a_jwk_set_has_one_spelling() {
     let golden = r#"{"keys":[{"kty":"EC","kid":"a","use":"sig","crv":"P-256","x":"Xx","y":"Yy"},{"kty":"RSA","kid":"b","use":"sig","alg":"RS256","n":"Nn","e":"AQAB"}]}"#;
     assert_eq!(text(&jwk_set(&jwt(json!([a, b])))), golden);
     assert_eq!(text(&jwk_set(&jwt(json!([b, a])))), golden);
-    assert_eq!(text(&jwk_set(&jwt(json!([])))), r#"{"keys":[]}"#);
+}
+
+/// Envoy would keep the old keys of a domain whose set is empty.
+#[test]
+fn a_set_without_keys_has_one_that_nobody_can_use() {
+    let unusable = json!([{"kty": "oct", "kid": "a", "k": "SECRET"}]);
+    for keys in [json!([]), unusable] {
+        let set = jwk_set(&jwt(keys));
+        assert_eq!(set, closed_jwk_set());
+        let key = serde_json::from_slice::<Value>(&set).unwrap()["keys"][0].take();
+        let coordinate = |name: &str| Base64UrlUnpadded::decode_vec(key[name].as_str().unwrap()).unwrap();
+        let (x, y) = (coordinate("x"), coordinate("y"));
+        // Nobody can choose a private key so that its public key is a digest; and `y` follows from `x`.
+        let digest = aws_lc_rs::digest::digest(&SHA256, b"spiffe-sds: a key that nobody has, 0");
+        assert_eq!((x.as_slice(), y[31] % 2), (digest.as_ref(), 0));
+        let point = [vec![4], x, y].concat();
+        assert!(ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).is_ok(), "a verifier would refuse it");
+        let mut elsewhere = point;
+        elsewhere[64] ^= 2;
+        assert!(ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &elsewhere).is_err(), "this test would not notice");
+    }
 }
 
 #[test]

@@ -68,6 +68,9 @@ pub(super) struct Renderer {
     /// The keys and the sequence number of each bundle shown last. A withdrawn domain stays: if it comes back, its
     /// number goes on.
     sequences: BTreeMap<TrustDomain, (BundleKeys, u64)>,
+    /// Every domain whose JWT keys were ever shown. One that is withdrawn gets a set that verifies nothing, because
+    /// "not found" would leave Envoy with the keys it has.
+    verified: BTreeSet<TrustDomain>,
 }
 
 impl Known {
@@ -109,7 +112,7 @@ impl Renderer {
     pub(super) fn new(refresh_hint: Duration) -> Self {
         let cache_control = format!("max-age={}", refresh_hint.as_secs());
         let cache_control = HeaderValue::try_from(cache_control).unwrap_or(HeaderValue::from_static("no-cache"));
-        Self { refresh_hint, cache_control, sequences: BTreeMap::new() }
+        Self { refresh_hint, cache_control, sequences: BTreeMap::new(), verified: BTreeSet::new() }
     }
 
     /// All documents, at this moment.
@@ -121,8 +124,13 @@ impl Renderer {
         };
         let mut sets = serde_json::Map::new();
         for (td, bundle) in known.jwt.iter().flatten() {
+            self.verified.insert(td.clone());
             let page = self.page(JWK_SET, jwks::jwk_set(bundle));
             sets.insert(td.to_string(), pages.add("jwks", td, known, page));
+        }
+        let withdrawn = |td: &&TrustDomain| known.jwt.as_ref().is_none_or(|live| !live.contains_key(td));
+        for td in self.verified.iter().filter(withdrawn) {
+            pages.add("jwks", td, known, self.page(JWK_SET, jwks::closed_jwk_set()));
         }
         let mut bundles = serde_json::Map::new();
         if let Some(x509) = known.x509.as_ref().filter(|_| pages.x509_known) {
@@ -239,11 +247,16 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_comes_back_goes_on_counting() {
+    fn a_withdrawn_domain_is_closed_and_goes_on_counting_when_it_comes_back() {
         let mut renderer = Renderer::new(Duration::from_secs(60));
         let gone = Known { jwt: None, ..known(&[]) };
         let now = UNIX_EPOCH + Duration::from_millis(5);
+        assert!(matches!(renderer.render(&gone, now).find("/jwks/example.org"), Found::NotYet), "never seen");
         renderer.render(&known(&["a"]), now);
+        let closed = renderer.render(&gone, now);
+        assert_eq!(body(&closed, "/jwks/example.org")["keys"][0]["kid"], "nobody");
+        assert_eq!(body(&closed, "/jwks"), body(&closed, "/jwks/example.org"), "the short path too");
+        assert_eq!(body(&closed, "/")["jwks"], json!({}));
         assert!(matches!(renderer.render(&gone, now).find("/bundle/example.org"), Found::Nothing));
         assert_eq!(body(&renderer.render(&known(&["b"]), now), "/bundle")["spiffe_sequence"], 6);
     }
