@@ -65,8 +65,8 @@ pub(super) enum Found<'a> {
 pub(super) struct Renderer {
     refresh_hint: Duration,
     cache_control: HeaderValue,
-    /// The keys and the sequence number of each bundle shown last. A withdrawn domain stays: if it comes back, its
-    /// number goes on.
+    /// The keys and the sequence number of each bundle shown last. A withdrawn domain stays, with a bundle without keys,
+    /// which says that none of its SVIDs is trusted; if it comes back, its number goes on.
     sequences: BTreeMap<TrustDomain, (BundleKeys, u64)>,
     /// Every domain whose JWT keys were ever shown. One that is withdrawn gets a set that verifies nothing, because
     /// "not found" would leave Envoy with the keys it has.
@@ -134,13 +134,18 @@ impl Renderer {
         }
         let mut bundles = serde_json::Map::new();
         if let Some(x509) = known.x509.as_ref().filter(|_| pages.x509_known) {
-            let jwt = known.jwt.as_ref();
-            let domains: BTreeSet<_> = x509.keys().chain(jwt.into_iter().flatten().map(|(td, _)| td)).collect();
-            for td in domains {
-                let keys =
-                    BundleKeys::new(x509.get(td).map(Arc::as_ref), jwt.and_then(|jwt| jwt.get(td)).map(Arc::as_ref));
+            let nothing = BTreeMap::new();
+            let jwt = known.jwt.as_ref().unwrap_or(&nothing);
+            let live: BTreeSet<_> = x509.keys().chain(jwt.keys()).cloned().collect();
+            for td in &live {
+                let keys = BundleKeys::new(x509.get(td).map(Arc::as_ref), jwt.get(td).map(Arc::as_ref));
                 let page = self.bundle(td, keys, now);
                 bundles.insert(td.to_string(), pages.add("bundle", td, known, page));
+            }
+            let withdrawn: Vec<_> = self.sequences.keys().filter(|td| !live.contains(*td)).cloned().collect();
+            for td in withdrawn {
+                let page = self.bundle(&td, BundleKeys::default(), now);
+                pages.add("bundle", &td, known, page);
             }
         }
         if pages.x509_known || pages.jwt_known {
@@ -257,8 +262,10 @@ mod tests {
         assert_eq!(body(&closed, "/jwks/example.org")["keys"][0]["kid"], "nobody");
         assert_eq!(body(&closed, "/jwks"), body(&closed, "/jwks/example.org"), "the short path too");
         assert_eq!(body(&closed, "/")["jwks"], json!({}));
-        assert!(matches!(renderer.render(&gone, now).find("/bundle/example.org"), Found::Nothing));
-        assert_eq!(body(&renderer.render(&known(&["b"]), now), "/bundle")["spiffe_sequence"], 6);
+        let bundle = json!({"keys": [], "spiffe_sequence": 6, "spiffe_refresh_hint": 60});
+        assert_eq!(body(&closed, "/bundle/example.org"), bundle);
+        assert_eq!(body(&closed, "/")["bundles"], json!({}));
+        assert_eq!(body(&renderer.render(&known(&["b"]), now), "/bundle")["spiffe_sequence"], 7);
     }
 
     #[test]
