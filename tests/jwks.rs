@@ -13,22 +13,34 @@ mod support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fixture::{BOUND, Endpoint, Signer, bounded, http1, http2, raw};
+use base64ct::{Base64, Encoding as _};
+use fixture::{BOUND, Served, Signer, bounded, http1, http2, raw};
 use serde_json::{Value, json};
 use spiffe_sds::{
-    dev::envoy::{Envoy, EnvoyBinary, admin::until},
+    app::App,
+    config::{self, Config},
+    dev::{
+        self, DevIssuer,
+        envoy::{Envoy, EnvoyBinary, admin::until},
+    },
     envoy::{Action, Address, Bootstrap, JwtVerifier, Listener, Sds, Variant},
+    identity::{SpiffeId, TrustBundle, TrustDomain},
     secret::jwks::closed_jwk_set,
+    source::Endpoint,
 };
 use support::envoy::all;
-use tokio::net::TcpStream;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpStream, UnixStream},
+};
+use tokio_util::sync::CancellationToken;
 
 const OWN: &str = "example.org";
 const PARTNER: &str = "partner.example";
 
 #[tokio::test]
 async fn both_versions_of_http_are_served_on_both_kinds_of_sockets() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = Served::start().await;
     let signer = Signer::new(OWN, "a");
     assert_eq!(endpoint.get("/jwks/example.org").await.status(), 503, "before the source has spoken");
     endpoint.publish(&[&signer], &[]);
@@ -61,7 +73,7 @@ async fn both_versions_of_http_are_served_on_both_kinds_of_sockets() {
 
 #[tokio::test]
 async fn documents_follow_the_source() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = Served::start().await;
     let (a, b) = (Signer::new(OWN, "a"), Signer::new(OWN, "b"));
     let number = |response: &http::Response<bytes::Bytes>| {
         let bundle: Value = serde_json::from_slice(response.body()).unwrap();
@@ -80,7 +92,7 @@ async fn documents_follow_the_source() {
 
 #[tokio::test]
 async fn bad_requests_are_answered_or_closed_and_harm_nobody() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = Served::start().await;
     endpoint.publish(&[&Signer::new(OWN, "a")], &[]);
     endpoint.until("/jwks/example.org", |response| response.status() == 200).await;
     let head = |line: &str| format!("{line} HTTP/1.1\r\nhost: x\r\n").into_bytes();
@@ -103,10 +115,24 @@ async fn bad_requests_are_answered_or_closed_and_harm_nobody() {
     assert_eq!(endpoint.get("/jwks/example.org").await.status(), 200);
 }
 
-/// Eight connections that say nothing, the beginning of HTTP/2, or half a request: all are closed in time.
+/// As long as its answers are not read, no more requests are taken in.
+#[tokio::test]
+async fn a_client_that_never_reads_is_not_listened_to() {
+    let endpoint = Served::start().await;
+    let mut stream = endpoint.unix().await;
+    let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    let mut taken = 0;
+    while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), stream.write(requests.as_bytes())).await {
+        taken += written.unwrap();
+        assert!(taken < 16 << 20, "{taken} bytes of requests taken in");
+    }
+    assert_eq!(endpoint.get("/").await.status(), 503, "others are served");
+}
+
+/// Connections that say nothing, the beginning of HTTP/2, or half a request: all are closed in time.
 #[tokio::test]
 async fn connections_that_ask_nothing_are_closed() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = Served::start().await;
     let begun = tokio::time::Instant::now();
     let beginnings: [&[u8]; 4] =
         [b"", b"PRI * HTTP/2.0", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET /jwks HTTP/1.1\r\nhost:"];
@@ -122,7 +148,7 @@ async fn connections_that_ask_nothing_are_closed() {
 
 #[tokio::test]
 async fn a_stop_ends_idle_connections_and_removes_the_socket() {
-    let endpoint = Endpoint::start().await;
+    let endpoint = Served::start().await;
     let idle = endpoint.unix().await;
     let (mut used, connection) = hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(
         hyper_util::rt::TokioIo::new(endpoint.unix().await),
@@ -141,8 +167,65 @@ async fn a_stop_ends_idle_connections_and_removes_the_socket() {
     drop((idle, driver));
 }
 
+/// The whole program, from the Workload API to the documents.
+#[tokio::test]
+async fn bundles_of_a_real_source_follow_its_authorities() {
+    let dir = tempfile::tempdir().unwrap();
+    let [agent, xds, bundles] = ["agent.sock", "sds.sock", "bundles.sock"].map(|name| dir.path().join(name));
+    let (own, partner) = (TrustDomain::new(OWN).unwrap(), TrustDomain::new(PARTNER).unwrap());
+    let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+    let mut source = dev::Config::new(own.clone(), Endpoint::Unix(agent.clone())).identity(id, None);
+    source.federated.push(partner.clone());
+    let issuer = DevIssuer::start(source).await.unwrap();
+
+    let text = format!(
+        "source: {{workload_api: {{endpoint: 'unix://{}'}}}}\nlisteners: [{{unix: {{path: {}}}}}]\n\
+         bundle_endpoint: {{refresh_hint: 7s, listeners: [{{unix: {{path: {}}}}}]}}\n",
+        agent.display(),
+        xds.display(),
+        bundles.display()
+    );
+    let file = config::File { path: "sds.yaml".into(), text };
+    let config = Config::new(&config::Sources { file: Some(file), ..config::Sources::default() }).unwrap();
+    let app = App::bind(&config).await.unwrap();
+    assert_eq!(app.bundles_bound().len(), 1);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(stop.clone()));
+
+    let shown = async |path: &str| {
+        let response = http1(UnixStream::connect(&bundles).await.unwrap(), "GET", path, None).await;
+        serde_json::from_slice::<Value>(response.body()).map_err(|_| response.status().to_string())
+    };
+    let becomes = async |td: &TrustDomain, wanted: Option<TrustBundle>| {
+        let wanted = wanted.map(|bundle| bundle.authorities().to_vec()).unwrap_or_default();
+        let wanted: Vec<_> = wanted.iter().map(|it| json!(Base64::encode_string(it.der()))).collect();
+        let probe = async || {
+            let bundle = shown(&format!("/bundle/{td}")).await?;
+            let keys = bundle["keys"].as_array().unwrap();
+            let x509: Vec<_> = keys.iter().filter(|key| key["use"] == "x509-svid").collect();
+            let found: Vec<_> = x509.iter().map(|key| key["x5c"][0].clone()).collect();
+            if found == wanted { Ok(bundle) } else { Err(bundle.to_string()) }
+        };
+        until(BOUND, &format!("the bundle of {td}"), probe).await.unwrap()
+    };
+    let first = becomes(&own, issuer.bundle(&own)).await;
+    assert_eq!(first["spiffe_refresh_hint"], 7);
+    becomes(&partner, issuer.bundle(&partner)).await;
+    issuer.prepare_ca().unwrap();
+    assert_eq!(issuer.bundle(&own).unwrap().authorities().len(), 2);
+    let second = becomes(&own, issuer.bundle(&own)).await;
+    assert!(second["spiffe_sequence"].as_u64() > first["spiffe_sequence"].as_u64());
+    issuer.defederate(&partner).unwrap();
+    becomes(&partner, None).await;
+    assert_eq!(shown("/").await.unwrap()["bundles"], json!({ OWN: "/bundle/example.org" }));
+
+    stop.cancel();
+    bounded(running).await.unwrap().unwrap();
+    assert!(!bundles.exists() && !xds.exists());
+}
+
 /// An Envoy that wants a JWT-SVID for "backend" of one of both trust domains, with keys over the Unix socket.
-async fn verifier(binary: &EnvoyBinary, endpoint: &Endpoint) -> Envoy {
+async fn verifier(binary: &EnvoyBinary, endpoint: &Served) -> Envoy {
     let sds = Sds::new(Variant::Delta, Address::Unix(endpoint.dir.path().join("none.sock")));
     let fresh = Duration::from_secs(1);
     let listener = Listener::new("api", ([127, 0, 0, 1], 0).into(), Action::respond("in"))
@@ -172,7 +255,7 @@ async fn until_status(envoy: &Envoy, token: &str, wanted: u16) {
 #[tokio::test]
 async fn envoy_verifies_inbound_tokens_and_follows_the_keys() {
     for binary in all() {
-        let endpoint = Endpoint::start().await;
+        let endpoint = Served::start().await;
         let (own, partner) = (Signer::new(OWN, "own-1"), Signer::new(PARTNER, "partner-1"));
         let (alice, bob) = (format!("spiffe://{OWN}/alice"), format!("spiffe://{PARTNER}/bob"));
         // Nothing is known yet: nobody gets in, and the keys are honoured once they come.

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
 /// A running endpoint on a Unix socket and a TCP port.
-pub(crate) struct Endpoint {
+pub(crate) struct Served {
     pub(crate) dir: TempDir,
     pub(crate) store: IdentityStore,
     pub(crate) stop: CancellationToken,
@@ -47,7 +47,7 @@ pub(crate) struct Endpoint {
     bound: Vec<Bound>,
 }
 
-impl Endpoint {
+impl Served {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bundles.sock");
