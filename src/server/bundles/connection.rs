@@ -27,8 +27,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long it may stay without another one. Also ends a client that never reads its answers: as long as one is stuck
 /// no further request is taken in.
 const IDLE: Duration = Duration::from_secs(75);
-/// How long what is under way may take once a connection is to end.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long what is under way may take once a connection is to end. Answers take no time, only reading them does.
+const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD: usize = 16 << 10;
 /// Header lines of a request.
@@ -53,16 +53,17 @@ impl Acceptor {
         loop {
             // A finished connection must not stay in the set.
             while connections.try_join_next().is_some() {}
-            let taken = async {
-                let slot = self.slots.clone().acquire_owned().await.ok();
-                (slot, accept(&mut socket).await)
-            };
-            let (slot, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = self.drain.cancelled() => break,
-                taken = taken => taken,
+                accepted = accept(&mut socket) => accepted,
             };
             match accepted {
                 Ok((io, peer)) => {
+                    // Asked for only now: a listener that waits for clients must not keep a place from the others.
+                    let slot = tokio::select! {
+                        () = self.drain.cancelled() => break,
+                        slot = self.slots.clone().acquire_owned() => slot.ok(),
+                    };
                     let (pages, drain) = (self.pages.clone(), self.drain.clone());
                     connections.spawn(async move {
                         match io {
