@@ -1,6 +1,7 @@
 //! How identities become xDS resources: pure, so that every name, flavour and order can be tested without a socket.
 
 mod encode;
+pub mod jwks;
 mod name;
 mod rollout;
 
