@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
-    server::{Bound, ListenError, Server, ServerError, StreamEvent},
+    server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
 };
 
@@ -25,6 +25,9 @@ pub enum AppError {
     /// The server failed.
     #[error("the server failed")]
     Server(#[from] ServerError),
+    /// The bundle endpoint failed.
+    #[error("the bundle endpoint failed")]
+    Bundles(#[source] ServerError),
     /// The supervisor failed.
     #[error("the renewal of identities failed; this is a bug, please report it with the log")]
     Supervisor(#[source] tokio::task::JoinError),
@@ -33,6 +36,7 @@ pub enum AppError {
 /// The whole program with its sockets open, ready to run.
 pub struct App {
     server: Server,
+    bundles: BundleEndpoint,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
@@ -45,19 +49,26 @@ impl App {
     /// [`AppError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, AppError> {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
+        let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
         let policy = *config.supervisor();
         let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
         let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, supervisor, jwt, store })
+        Ok(Self { server, bundles, supervisor, jwt, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
         self.server.bound()
+    }
+
+    /// Where the bundle endpoint really listens, in the configuration's order; nowhere if it is off.
+    #[must_use]
+    pub fn bundles_bound(&self) -> Vec<Bound> {
+        self.bundles.bound()
     }
 
     /// Every outcome of renewal from now on.
@@ -100,6 +111,9 @@ impl App {
         for listener in self.server.bound() {
             tracing::info!(%listener, "serving");
         }
+        for listener in self.bundles_bound() {
+            tracing::info!(%listener, "serving bundles");
+        }
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -117,11 +131,23 @@ impl App {
                 self.jwt.run(stop).await;
             }
         });
-        let served = self.server.run(states, stop.clone()).await;
-        stop.cancel();
+        let keys = self.store.watch_jwt(&Workload::Own);
+        // Half a server is none: whichever part ends takes the other along.
+        let served = async {
+            let ended = self.server.run(states.clone(), stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let bundles = async {
+            let ended = self.bundles.run(states.clone(), keys, stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let (served, bundles) = tokio::join!(served, bundles);
         renewal.await.map_err(AppError::Supervisor)??;
         tokens.await.map_err(AppError::Supervisor)?;
         served?;
+        bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");
         Ok(())
     }

@@ -19,11 +19,13 @@
 
 mod bootstrap;
 mod inject;
+mod jwt;
 mod sds;
 mod traffic;
 mod yaml;
 
 pub use bootstrap::{Bootstrap, Error};
 pub use inject::Inject;
+pub use jwt::JwtVerifier;
 pub use sds::{Address, Sds, Variant};
 pub use traffic::{Action, Connections, Listener, Tls, Upstream};

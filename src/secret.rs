@@ -2,6 +2,7 @@
 
 mod builder;
 mod encode;
+pub mod jwks;
 mod name;
 mod rollout;
 
@@ -10,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 pub use builder::Part;
 pub use encode::EncodeError;
 pub use name::{JwtName, Naming, SecretName, TokenForm, dot_free, is_reserved};
-pub use rollout::stages;
+pub use rollout::{Change, stages};
 
 use crate::{
     identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState, TrustBundle},
@@ -208,6 +209,6 @@ impl SecretCatalog {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

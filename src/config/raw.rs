@@ -19,6 +19,8 @@ pub(super) struct Raw {
     pub(super) jwt: Jwt,
     /// Where Envoy connects. By default one Unix socket, `/run/spiffe-sds/sds.sock` with mode 0660.
     pub(super) listeners: Option<Vec<Listener>>,
+    /// The public keys of each trust domain over HTTP, for verifiers that do not speak SDS.
+    pub(super) bundle_endpoint: BundleEndpoint,
     /// Bounds on what clients can make the server hold.
     pub(super) limits: Limits,
     /// How dead connections are found.
@@ -125,7 +127,19 @@ pub(super) struct JwtSvid {
 #[serde(transparent)]
 pub(super) struct Audience(pub(super) String);
 
-/// Where Envoy connects: exactly one of the two.
+/// JWK Sets (`/jwks/<trust domain>`) and SPIFFE bundles (`/bundle/<trust domain>`).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct BundleEndpoint {
+    /// Where these documents are served, over HTTP/1.1 and HTTP/2 without TLS. By default nowhere.
+    pub(super) listeners: Option<Vec<Listener>>,
+    /// How often consumers shall look for new keys, in whole seconds: `Cache-Control: max-age` and
+    /// `spiffe_refresh_hint`. From 1s to 1day.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) refresh_hint: Option<String>,
+}
+
+/// Where clients connect: exactly one of the two.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("oneOf" = [{"required": ["unix"]}, {"required": ["tcp"]}]))]
@@ -143,8 +157,8 @@ pub(super) struct Unix {
     /// The socket file: absolute, at most 107 bytes, in a directory that exists. Required.
     #[schemars(extend("examples" = ["/run/spiffe-sds/sds.sock"]))]
     pub(super) path: Option<String>,
-    /// Permission bits of the socket file, octal, in quotes. Whoever may write to the socket receives our private
-    /// keys, so the default lets only the owner and the group in.
+    /// Permission bits of the socket file, octal, in quotes. Whoever may write to a socket for Envoy receives our
+    /// private keys, so the default lets only the owner and the group in.
     #[schemars(extend("default" = "0660"))]
     pub(super) mode: Option<String>,
     /// The user who owns the socket file, by name or number. By default the user we run as.
@@ -166,7 +180,8 @@ pub(super) enum Account {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Tcp {
-    /// IP address and port. Loopback only: a TCP client is not authenticated, and would be given private keys. Required.
+    /// IP address and port. Loopback only: nothing is authenticated on TCP, so anybody could be given private keys, or
+    /// could give forged public ones. Required.
     #[schemars(extend("examples" = ["127.0.0.1:18000", "[::1]:18000"]))]
     pub(super) address: Option<String>,
 }

@@ -1,11 +1,13 @@
 //! Whole bootstraps, and the fragments of one.
 
+mod fragment;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    inject::Inject,
+    jwt,
     sds::{Address, Sds, Variant},
     traffic::{Action, Listener, Tls, Upstream},
     yaml,
@@ -24,6 +26,8 @@ pub struct Bootstrap {
     pub admin: Option<Address>,
     /// The connection to this server.
     pub sds: Sds,
+    /// Where this server's bundle endpoint listens; needed by a listener that verifies JWT-SVIDs.
+    pub bundles: Option<Address>,
     /// The ports to open.
     pub listeners: Vec<Listener>,
     /// Where [`Action::Forward`] leads.
@@ -69,6 +73,12 @@ pub enum Error {
         /// The upstream it names.
         upstream: String,
     },
+    /// Keys from nowhere.
+    #[error("listener {listener:?} verifies JWT-SVIDs, but there is no bundle endpoint: set bundles")]
+    Bundles {
+        /// The listener.
+        listener: String,
+    },
     /// Envoy starts the secrets of static clusters before there is an aggregated stream, and dies of it
     /// (envoy#15517, envoy#19618; seen on 1.36.2 and 1.40.0).
     #[error(
@@ -100,6 +110,7 @@ impl Bootstrap {
             metadata: Map::new(),
             admin: None,
             sds,
+            bundles: None,
             listeners: Vec::new(),
             upstreams: Vec::new(),
             listeners_from: None,
@@ -118,6 +129,13 @@ impl Bootstrap {
     #[must_use]
     pub fn admin(mut self, address: impl Into<Address>) -> Self {
         self.admin = Some(address.into());
+        self
+    }
+
+    /// Names the bundle endpoint.
+    #[must_use]
+    pub fn bundles(mut self, address: impl Into<Address>) -> Self {
+        self.bundles = Some(address.into());
         self
     }
 
@@ -157,41 +175,6 @@ impl Bootstrap {
     pub fn to_yaml(&self) -> Result<String, Error> {
         self.check()?;
         Ok(yaml::render(&self.to_value())?)
-    }
-
-    /// The connection to this server alone: the cluster, and `ads_config` where the variant has one. For pasting into
-    /// a configuration that exists.
-    ///
-    /// # Errors
-    /// When Envoy would refuse it; see [`Error`].
-    pub fn cluster_fragment(sds: &Sds) -> Result<String, Error> {
-        check_socket(&sds.address)?;
-        let mut fragment = Map::new();
-        if let Some(ads) = sds.ads_config() {
-            fragment.insert("dynamic_resources".to_owned(), json!({ "ads_config": ads }));
-        }
-        fragment.insert("static_resources".to_owned(), json!({ "clusters": [sds.cluster()] }));
-        Ok(yaml::render(&Value::Object(fragment))?)
-    }
-
-    /// The references to secrets alone: the `common_tls_context` of a downstream or upstream TLS context.
-    ///
-    /// # Errors
-    /// When Envoy would refuse it; see [`Error`].
-    pub fn secrets_fragment(sds: &Sds, tls: &Tls) -> Result<String, Error> {
-        check_tls("the fragment", Some(tls))?;
-        Ok(yaml::render(&json!({ "common_tls_context": tls.common_context(sds) }))?)
-    }
-
-    /// The injection of a token alone: one entry for the `http_filters` of a connection manager, before the router.
-    ///
-    /// # Errors
-    /// When Envoy would refuse it; see [`Error`].
-    pub fn token_fragment(sds: &Sds, inject: &Inject) -> Result<String, Error> {
-        if inject.secret.is_empty() {
-            return Err(Error::SecretName { place: "the fragment".to_owned() });
-        }
-        Ok(yaml::render(&json!({ "http_filters": [inject.filter(sds)] }))?)
     }
 
     /// The content of [`listeners_from`](Self::listeners_from)'s file: a `DiscoveryResponse` with all the listeners
@@ -246,6 +229,7 @@ impl Bootstrap {
         }
         let upstreams = self.upstreams.iter().filter(|_| self.upstreams_from.is_none());
         let clusters = upstreams.map(|upstream| upstream.to_value(&self.sds)).chain([self.sds.cluster()]);
+        let clusters = clusters.chain(self.bundles.as_ref().map(jwt::cluster));
         fixed.insert("clusters".to_owned(), clusters.collect());
         root.insert("static_resources".to_owned(), Value::Object(fixed));
         Value::Object(root)
@@ -256,8 +240,8 @@ impl Bootstrap {
             return Err(Error::Node);
         }
         check_socket(&self.sds.address)?;
-        if let Some(admin) = &self.admin {
-            check_socket(admin)?;
+        for address in [&self.admin, &self.bundles].into_iter().flatten() {
+            check_socket(address)?;
         }
         for path in [&self.listeners_from, &self.upstreams_from].into_iter().flatten() {
             if path.extension().is_none_or(|end| end != "yaml") {
@@ -282,6 +266,9 @@ impl Bootstrap {
             if listener.inject.as_ref().is_some_and(|inject| inject.secret.is_empty()) {
                 return Err(Error::SecretName { place });
             }
+            if !listener.jwt.is_empty() && self.bundles.is_none() {
+                return Err(Error::Bundles { listener: listener.name.clone() });
+            }
             if let Action::Forward(upstream) = &listener.action
                 && !self.upstreams.iter().any(|known| known.name == *upstream)
             {
@@ -305,7 +292,10 @@ fn discovery_response(version: &str, kind: &str, resources: impl Iterator<Item =
 }
 
 fn check_upstreams(upstreams: &[Upstream]) -> Result<(), Error> {
-    check_unique("upstream", upstreams.iter().map(|upstream| upstream.name.as_str()).chain([Sds::CLUSTER]))?;
+    check_unique(
+        "upstream",
+        upstreams.iter().map(|upstream| upstream.name.as_str()).chain([Sds::CLUSTER, jwt::CLUSTER]),
+    )?;
     upstreams.iter().try_for_each(|upstream| {
         let place = format!("upstream {:?}", upstream.name);
         check_tls(&place, upstream.tls.as_ref())

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     inject::Inject,
+    jwt::{self, JwtVerifier},
     sds::{Address, Sds, endpoint},
 };
 
@@ -34,6 +35,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// A token for each request, before the action.
     pub inject: Option<Inject>,
+    /// Whose JWT-SVIDs a request may carry, any one of them; empty asks for none.
+    pub jwt: Vec<JwtVerifier>,
     /// What a request gets.
     pub action: Action,
 }
@@ -158,7 +161,7 @@ impl Action {
 impl Listener {
     /// A plain-text listener.
     pub fn new(name: impl Into<String>, address: SocketAddr, action: Action) -> Self {
-        Self { name: name.into(), address, tls: None, inject: None, action }
+        Self { name: name.into(), address, tls: None, jwt: Vec::new(), inject: None, action }
     }
 
     /// The same behind mTLS.
@@ -175,6 +178,14 @@ impl Listener {
         self
     }
 
+    /// Lets only requests in that carry a JWT-SVID that this verifier, or another one of the listener, accepts. Needs
+    /// [`Bootstrap::bundles`](super::Bootstrap::bundles).
+    #[must_use]
+    pub fn jwt(mut self, verifier: JwtVerifier) -> Self {
+        self.jwt.push(verifier);
+        self
+    }
+
     /// `envoy.config.listener.v3.Listener`.
     pub(crate) fn to_value(&self, sds: &Sds) -> Value {
         let mut routes = json!({
@@ -188,7 +199,9 @@ impl Listener {
             "name": "envoy.filters.http.router",
             "typed_config": typed("filters.http.router.v3.Router", json!({})),
         });
-        let filters: Value = self.inject.iter().map(|inject| inject.filter(sds)).chain([router]).collect();
+        // The caller's token is verified before ours takes its place.
+        let injector = self.inject.iter().map(|inject| inject.filter(sds));
+        let filters: Vec<_> = jwt::filter(&self.jwt).into_iter().chain(injector).chain([router]).collect();
         let manager = json!({ "stat_prefix": self.name, "route_config": routes, "http_filters": filters });
         let mut chain = json!({});
         if let Some(tls) = &self.tls {

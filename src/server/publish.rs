@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
-    secret::{self, Flavour, Part, SecretCatalog},
+    secret::{self, Change, Flavour, Part, SecretCatalog},
     xds::ResourceSet,
 };
 
@@ -48,7 +48,7 @@ impl Feeds {
 #[derive(Debug)]
 pub(super) struct Publisher {
     catalog: SecretCatalog,
-    hold: Duration,
+    pace: Pace,
     spiffe: watch::Sender<Feed>,
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
@@ -56,6 +56,15 @@ pub(super) struct Publisher {
     /// The same encoded, SPIFFE and plain, `None` before anything.
     encoded: Option<[Part; 2]>,
     tokens: Part,
+}
+
+/// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
+/// new authority and, a moment later, of a certificate under it must not be faster than proxies are.
+#[derive(Debug)]
+struct Pace {
+    hold: Duration,
+    trust_grew: Option<Instant>,
+    certificates_changed: Option<Instant>,
 }
 
 /// What the publisher waits for next.
@@ -76,8 +85,8 @@ impl Publisher {
         let (plain, plain_feed) = watch::channel(pending());
         let catalog = catalog.jwt_svids(config.jwt_svids.clone());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
-        let hold = config.rollout_hold;
-        let publisher = Self { catalog, hold, spiffe, plain, published: None, encoded: None, tokens };
+        let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
+        let publisher = Self { catalog, pace, spiffe, plain, published: None, encoded: None, tokens };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
@@ -131,26 +140,28 @@ impl Publisher {
             }
             Availability::Ready(target) => target,
         };
-        let (step, more) = match &self.published {
-            None => (Arc::clone(target), false),
+        let (step, change, more) = match &self.published {
+            None => (Arc::clone(target), Change::default(), false),
             Some(published) => {
                 let mut stages = secret::stages(published, target).into_iter();
-                match stages.next() {
-                    Some(step) => (Arc::new(step), stages.next().is_some()),
-                    // Nothing new; but a certificate may have expired meanwhile.
-                    None => (Arc::clone(published), false),
-                }
+                // Without a stage there is nothing new; but a certificate may have expired meanwhile.
+                let step = stages.next().map_or_else(|| Arc::clone(published), Arc::new);
+                let change = Change::between(published, &step);
+                (step, change, stages.next().is_some())
             }
         };
+        let now = Instant::now();
+        if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
+            tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
+            return Next::Stage(at);
+        }
         if !self.render(&step) {
             return Next::Nothing;
         }
         self.published = Some(Arc::clone(&step));
-        if more {
-            tracing::debug!(hold_ms = self.hold.as_millis() as u64, "rollout holds before its next step");
-            return Next::Stage(Instant::now() + self.hold);
-        }
-        next_expiry(&step)
+        self.pace.took(change, now);
+        // The rest of the rollout has its hold looked up when its turn comes, which is now.
+        if more { Next::Stage(now) } else { next_expiry(&step) }
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
@@ -190,6 +201,24 @@ impl Publisher {
                 }
                 !same
             });
+        }
+    }
+}
+
+impl Pace {
+    /// The earliest moment for a step that changes this; `None` if it need not wait.
+    fn not_before(&self, change: Change) -> Option<Instant> {
+        let after_growth = self.trust_grew.filter(|_| change.certificates || change.trust_shrinks);
+        let after_certificates = self.certificates_changed.filter(|_| change.trust_shrinks);
+        after_growth.max(after_certificates).map(|at| at + self.hold)
+    }
+
+    fn took(&mut self, change: Change, now: Instant) {
+        if change.trust_grows {
+            self.trust_grew = Some(now);
+        }
+        if change.certificates {
+            self.certificates_changed = Some(now);
         }
     }
 }

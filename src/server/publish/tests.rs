@@ -1,99 +1,103 @@
-//! Tokens and certificates on one feed, on a paused clock.
-
-use zeroize::Zeroizing;
+mod tokens;
 
 use super::*;
 use crate::{
-    identity::{
-        Certificate, CertificateChain, JwtRequest, JwtState, JwtSubject, JwtSvid, PrivateKey, SpiffeId, Svid, Token,
-        TrustBundle, TrustDomain, Validity,
-    },
-    xds::{Lookup, Origin, SECRET_TYPE_URL},
+    secret::fixture,
+    xds::{Lookup, Origin, SECRET_TYPE_URL, Version},
 };
 
+const ID: &str = "spiffe://example.org/w";
 const HOLD: Duration = Duration::from_millis(250);
 
-fn request() -> JwtRequest {
-    JwtRequest { subject: JwtSubject::Default, audience: ["a".to_owned()].into() }
-}
-
-fn validity() -> Validity {
-    Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::now() + Duration::from_secs(3600) }
-}
-
-fn state(leaf: &str, authority: &str) -> Availability {
-    let id = SpiffeId::new("spiffe://example.org/web").unwrap();
-    let td: TrustDomain = id.trust_domain().clone();
-    let chain = CertificateChain::new(Certificate::from_der(leaf.as_bytes()), Vec::new());
-    let key = PrivateKey::from_pkcs8_der(Zeroizing::new(vec![1]));
-    let svid = Svid { id, chain, key, hint: None, validity: validity() };
-    let bundle = TrustBundle::new(td.clone(), vec![Certificate::from_der(authority.as_bytes())]);
-    Availability::Ready(Arc::new(IdentitySnapshot {
-        svids: vec![Arc::new(svid)],
-        bundles: [(td.clone(), Arc::new(bundle))].into(),
-        trust_domain: Some(td),
-        crls: Vec::new(),
-    }))
-}
-
-fn token(text: &str) -> Arc<JwtSnapshot> {
-    let svid = JwtSvid {
-        id: SpiffeId::new("spiffe://example.org/web").unwrap(),
-        audience: request().audience,
-        validity: validity(),
-        hint: None,
-        token: Token::new(Zeroizing::new(text.to_owned())),
-    };
-    let svids = [(request(), JwtState::Valid(Arc::new(svid)))].into();
-    Arc::new(JwtSnapshot { svids, ..JwtSnapshot::default() })
-}
-
-/// The version of a name, if it can be had now.
-fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
-    match &*feed.borrow() {
-        Feed::Live(set) => match set.lookup(name) {
-            Lookup::Available(resource) => Some(resource.version().to_string()),
-            _ => None,
-        },
-        Feed::Closing => None,
+/// A leaf and the authorities of the own trust domain.
+fn state(leaf: &str, authorities: &[&str]) -> Availability {
+    // The fixture's certificates have long expired; those here must be served.
+    let mut snapshot = fixture::snapshot(&[(ID, leaf)], &[("example.org", authorities)]);
+    for svid in &mut snapshot.svids {
+        Arc::make_mut(svid).validity.not_after = SystemTime::now() + Duration::from_secs(3600);
     }
+    Availability::Ready(Arc::new(snapshot))
+}
+
+/// What streams are given, and when, as long as `drive` goes on and a second longer.
+async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec<(u128, Version, Version)> {
+    let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
+    let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
+    let (states, receiver) = watch::channel(Availability::Pending);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(publisher.run(receiver, watch::Sender::default().subscribe(), stop.clone()));
+    let mut feed = feeds.of(Flavour::Spiffe);
+    let seen = tokio::spawn(async move {
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        while feed.changed().await.is_ok() {
+            let Feed::Live(set) = feed.borrow_and_update().clone() else { break };
+            let version = |name| match set.lookup(name) {
+                Lookup::Available(resource) => resource.version().clone(),
+                other => panic!("{name} is {other:?}"),
+            };
+            seen.push((begun.elapsed().as_millis(), version("default"), version("ROOTCA")));
+        }
+        seen
+    });
+    drive(&states).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.cancel();
+    task.await.unwrap();
+    seen.await.unwrap()
+}
+
+/// Times, and which of certificate and trust changed, since the first state.
+fn shown(seen: &[(u128, Version, Version)]) -> Vec<String> {
+    let steps = seen.windows(2).map(|pair| {
+        let ((begun, leaf, trust), (at, new_leaf, new_trust)) = (&pair[0], &pair[1]);
+        let what = match (leaf != new_leaf, trust != new_trust) {
+            (true, false) => "certificate",
+            (false, true) => "trust",
+            _ => "both",
+        };
+        format!("+{} {what}", at - begun)
+    });
+    steps.collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
-    let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
-    let config = secret::Config { jwt_svids: [request()].into(), rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
-    let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(publisher.run(states.subscribe(), tokens.subscribe(), stop.clone()));
-    let mut feed = feeds.of(Flavour::Spiffe);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(version(&feed, "jwt:a"), None, "nothing before the source has said who we are");
+async fn a_roll_over_in_one_message_holds_between_its_steps() {
+    let seen = published(async |states| {
+        states.send_replace(state("l1", &["a"]));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        states.send_replace(state("l2", &["b"]));
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+1 trust", "+250 certificate", "+250 trust"]);
+}
 
-    states.send_replace(state("leaf 1", "root 1"));
-    feed.changed().await.unwrap();
-    let (leaf, first) = (version(&feed, "default").unwrap(), version(&feed, "jwt:a").unwrap());
-    states.send_replace(state("leaf 2", "root 2"));
-    feed.changed().await.unwrap();
-    let rollout = Instant::now();
-    for round in 1..=4 {
-        tokio::time::sleep(HOLD / 5).await;
-        tokens.send_replace(token(&format!("t{round}")));
-        feed.changed().await.unwrap();
-        assert_ne!(version(&feed, "jwt:a"), Some(first.clone()), "a token waits for nobody");
-        assert_eq!(version(&feed, "default"), Some(leaf.clone()), "the leaf still waits");
-    }
-    feed.changed().await.unwrap();
-    assert_ne!(version(&feed, "default"), Some(leaf));
-    let waited = rollout.elapsed();
-    assert!(waited >= HOLD && waited < HOLD + Duration::from_millis(5), "{waited:?}");
+#[tokio::test(start_paused = true)]
+async fn a_roll_over_in_hasty_messages_holds_all_the_same() {
+    let seen = published(async |states| {
+        for next in [state("l1", &["a"]), state("l1", &["a", "b"]), state("l2", &["a", "b"]), state("l2", &["b"])] {
+            states.send_replace(next);
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+3 trust", "+250 certificate", "+250 trust"]);
+}
 
-    states.send_replace(Availability::Denied(Arc::from("because")));
-    feed.wait_for(|feed| matches!(feed, Feed::Live(set) if matches!(set.lookup("default"), Lookup::Absent)))
-        .await
-        .unwrap();
-    assert!(version(&feed, "jwt:a").is_some(), "tokens have their own denial");
-    stop.cancel();
-    running.await.unwrap();
+#[tokio::test(start_paused = true)]
+async fn leaves_that_rotate_fast_do_not_wait() {
+    let seen = published(async |states| {
+        for leaf in ["l1", "l2", "l3"] {
+            states.send_replace(state(leaf, &["a"]));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+3 certificate", "+3 certificate"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told() {
+    assert!(published(async |_| ()).await.is_empty());
 }

@@ -127,7 +127,8 @@ fn every_broken_rule_has_its_name() {
     let honest = signer.honest();
     let unsigned = format!("{}.{}.", part(&json!({ "alg": "none" })), part(&claims()));
     let long = claim("padding", "x".repeat(20_000).into());
-    let cases: Vec<(&str, String, fn(&TokenError) -> bool)> = vec![
+    type Expected = fn(&TokenError) -> bool;
+    let cases: Vec<(&str, String, Expected)> = vec![
         ("20 KB", long, |e| matches!(e, TokenError::TooLong { .. })),
         ("CR LF", format!("{honest}\r\n"), |e| matches!(e, TokenError::NotHeaderSafe { .. })),
         ("space", honest.replacen('.', ". ", 1), |e| matches!(e, TokenError::NotHeaderSafe { .. })),
@@ -209,7 +210,7 @@ fn a_set_is_read_by_its_rules() {
     let jwk = |kid: &str| Signer::p256().jwk(kid);
     let read = |keys: Value| jwks::decode(json!({ "keys": keys }).to_string().as_bytes(), &Limits::default());
     let same = jwk("a");
-    assert_eq!(read(json!([same, same])).unwrap(), [same.clone()]);
+    assert_eq!(read(json!([same, same])).unwrap(), std::slice::from_ref(&same));
     let without_use = json!({ "kty": "EC", "kid": "a", "crv": "P-256", "x": same["x"], "y": same["y"] });
     assert_eq!(read(json!([without_use])).unwrap().len(), 1);
     let left_out = json!([
@@ -219,7 +220,8 @@ fn a_set_is_read_by_its_rules() {
         json!({ "kty": "EC", "use": "x509-svid", "x5c": ["AA"] }),
     ]);
     assert_eq!(read(left_out).unwrap(), Vec::<Value>::new());
-    let cases: Vec<(Value, fn(&JwksError) -> bool)> = vec![
+    type Expected = fn(&JwksError) -> bool;
+    let cases: Vec<(Value, Expected)> = vec![
         (json!([jwk("a"), jwk("a")]), |e| matches!(e, JwksError::DuplicateKid { kid } if kid == "a")),
         (json!([with(jwk("a"), "kid", Value::Null)]), |e| matches!(e, JwksError::NoKid { index: 0 })),
         (json!([with(jwk("a"), "kid", "".into())]), |e| matches!(e, JwksError::NoKid { index: 0 })),
