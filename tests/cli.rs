@@ -116,6 +116,16 @@ fn bootstraps_and_fragments_are_yaml_that_names_what_was_asked() {
         let secrets = contains("sds_secret_config").and(contains("/run/spiffe-sds/sds.sock").not());
         spiffe_sds(&args).args(["--fragment", "secrets"]).assert().success().stdout(secrets);
     }
+    let token = ["bootstrap", "--token", "jwt:payments"];
+    let injects = || contains("name: jwt:payments").and(contains("header_value_prefix"));
+    spiffe_sds(&token).args(["--upstream", "10.0.0.7:8443"]).assert().success().stdout(injects());
+    spiffe_sds(&token)
+        .args(["--fragment", "token"])
+        .assert()
+        .success()
+        .stdout(injects().and(contains("clusters").not()));
+    spiffe_sds(&token).assert().code(2).stderr(contains("--upstream"));
+    spiffe_sds(&["bootstrap", "--fragment", "token"]).assert().code(1).stderr(contains("needs --token"));
     spiffe_sds(&["bootstrap", "--connect", "sds.sock"]).assert().code(2).stderr(contains("is no SPIFFE endpoint"));
     spiffe_sds(&["bootstrap", "--variant", "dleta"])
         .assert()

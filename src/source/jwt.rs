@@ -1,7 +1,7 @@
 //! JWT-SVIDs and JWT keys, kept fresh: one fetch for each wanted token serves every client.
 //!
 //! The Workload API hands tokens out one by one, so we decide when to ask. The rules are those of
-//! [`supervisor`](super::supervisor), for each token by itself:
+//! [`supervisor`], for each token by itself:
 //!
 //! | The source | In service | Asked again |
 //! |---|---|---|
