@@ -7,8 +7,10 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin::{self, Admin, AdminError},
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
+    lifecycle::Readiness,
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
 };
@@ -28,6 +30,9 @@ pub enum AppError {
     /// The bundle endpoint failed.
     #[error("the bundle endpoint failed")]
     Bundles(#[source] ServerError),
+    /// The admin listener failed.
+    #[error("the admin listener failed")]
+    Admin(#[from] AdminError),
     /// The supervisor failed.
     #[error("the renewal of identities failed; this is a bug, please report it with the log")]
     Supervisor(#[source] tokio::task::JoinError),
@@ -37,6 +42,7 @@ pub enum AppError {
 pub struct App {
     server: Server,
     bundles: BundleEndpoint,
+    admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
@@ -50,13 +56,14 @@ impl App {
     pub async fn bind(config: &Config) -> Result<Self, AppError> {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
         let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
+        let admin = Admin::bind(config.admin().clone()).await?;
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
         let policy = *config.supervisor();
         let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
         let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, bundles, supervisor, jwt, store })
+        Ok(Self { server, bundles, admin, supervisor, jwt, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -69,6 +76,18 @@ impl App {
     #[must_use]
     pub fn bundles_bound(&self) -> Vec<Bound> {
         self.bundles.bound()
+    }
+
+    /// Where the admin listener really is; nowhere if it is off.
+    #[must_use]
+    pub fn admin_bound(&self) -> Vec<Bound> {
+        self.admin.bound()
+    }
+
+    /// What must hold before the program counts as ready, and what of it does not.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        self.server.readiness()
     }
 
     /// Every outcome of renewal from now on.
@@ -114,6 +133,11 @@ impl App {
         for listener in self.bundles_bound() {
             tracing::info!(%listener, "serving bundles");
         }
+        for listener in self.admin_bound() {
+            tracing::info!(%listener, "serving the admin pages");
+        }
+        let pages = admin::router(admin::Parts { readiness: self.readiness().clone() });
+        let contact = tokio::spawn(first_contact(self.source(), self.readiness().clone(), stop.clone()));
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -132,7 +156,7 @@ impl App {
             }
         });
         let keys = self.store.watch_jwt(&Workload::Own);
-        // Half a server is none: whichever part ends takes the other along.
+        // Half a server is none: whichever part ends takes the others along.
         let served = async {
             let ended = self.server.run(states.clone(), stop.clone()).await;
             stop.cancel();
@@ -143,12 +167,40 @@ impl App {
             stop.cancel();
             ended
         };
-        let (served, bundles) = tokio::join!(served, bundles);
+        let administered = async {
+            let ended = self.admin.run(pages, stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let (served, bundles, administered) = tokio::join!(served, bundles, administered);
         renewal.await.map_err(AppError::Supervisor)??;
         tokens.await.map_err(AppError::Supervisor)?;
+        contact.await.map_err(AppError::Supervisor)?;
         served?;
         bundles.map_err(AppError::Bundles)?;
+        administered?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The condition `source`: the source has been reached once. That it is down later is no reason to take us out of
+/// service, as long as what it gave is valid.
+async fn first_contact(mut status: watch::Receiver<SourceStatus>, readiness: Readiness, stop: CancellationToken) {
+    let latch = readiness.latch("source", "the source has not given anything usable yet");
+    loop {
+        let status_now = status.borrow_and_update().clone();
+        if status_now.last_update.is_some() {
+            latch.ready();
+            // Kept, because a latch that is dropped is pending.
+            return stop.cancelled().await;
+        }
+        if let Some(error) = status_now.last_error {
+            latch.pending(error.to_string());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+        }
     }
 }

@@ -31,7 +31,7 @@ pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 
 use crate::{
-    secret,
+    admin, secret,
     server::{self, bundles},
     source::{jwt, supervisor, workload_api},
     telemetry::logs,
@@ -46,6 +46,7 @@ pub struct Config {
     secrets: secret::Config,
     server: server::Config,
     bundles: bundles::Config,
+    admin: admin::Config,
     logs: logs::Config,
 }
 
@@ -147,6 +148,12 @@ impl Config {
     #[must_use]
     pub fn bundles(&self) -> &bundles::Config {
         &self.bundles
+    }
+
+    /// Where operators and monitoring look.
+    #[must_use]
+    pub fn admin(&self) -> &admin::Config {
+        &self.admin
     }
 
     /// What is logged.

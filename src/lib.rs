@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Layers import only downward, and `tests/architecture.rs` holds them to it:
-//! `main > cli > app > {server, source, dev} > {secret, telemetry} > {identity, xds} > lifecycle`.
+//! `main > cli > app > admin > {server, source, dev} > {secret, telemetry} > {identity, xds} > lifecycle`.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -1,7 +1,11 @@
-//! Start and stop: signals become one cancellation.
+//! Start and stop: what must be there before we count as ready, and signals that become one cancellation.
+
+mod readiness;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+pub use readiness::{Condition, Latch, Readiness};
 
 /// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, for an operator
 /// who does not want to wait for the drain.

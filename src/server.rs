@@ -28,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use bundles::BundleEndpoint;
+pub(crate) use connection::{ACCEPT_PAUSE, Io, accept};
 pub use listen::{Bound, ListenError};
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
+    lifecycle::{Latch, Readiness},
     secret::{self, SecretCatalog},
     xds::{Origin, SECRET_TYPE_URL},
 };
@@ -131,6 +133,9 @@ pub struct Server {
     publisher: Publisher,
     shared: Arc<Shared>,
     tokens: watch::Receiver<Arc<JwtSnapshot>>,
+    readiness: Readiness,
+    /// The condition that the sockets are open and served; taken with the first of them.
+    listening: Latch,
 }
 
 impl Server {
@@ -156,7 +161,10 @@ impl Server {
             events: broadcast::Sender::new(EVENTS_KEPT),
         };
         let tokens = watch::Sender::default().subscribe();
-        Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared), tokens })
+        let readiness = Readiness::default();
+        let listening = readiness.latch("listeners", "not accepting yet");
+        let (config, shared) = (Arc::new(config), Arc::new(shared));
+        Ok(Self { config, sockets, publisher, shared, tokens, readiness, listening })
     }
 
     /// Serves these tokens too; without them every wanted one stays pending.
@@ -170,6 +178,13 @@ impl Server {
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
         self.sockets.iter().map(Socket::bound).collect()
+    }
+
+    /// What must hold before this server counts as ready. `grpc.health.v1` says the same; whoever adds conditions
+    /// makes both wait for them.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     /// What happens on streams from now on.
@@ -192,12 +207,22 @@ impl Server {
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));
-        tasks.spawn(health::follow(reporter, states, stop.clone()));
+        tasks.spawn(health::judge(self.readiness.latch("identity", "no identity yet"), states, stop.clone()));
+        tasks.spawn(health::report(reporter, self.readiness.watch(), stop.clone()));
         for socket in self.sockets {
             let (config, routes) = (self.config.clone(), routes.clone());
             let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone() };
             tasks.spawn(acceptor.run(socket));
         }
+        let listening = self.listening;
+        listening.ready();
+        tasks.spawn({
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                listening.pending("draining");
+            }
+        });
         let mut failure = None;
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

@@ -1,5 +1,6 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
+mod admin;
 mod jwt;
 
 use std::{
@@ -41,7 +42,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     });
     let mut places = BTreeMap::new();
     collect_places(tree, String::new(), &mut places);
-    let mut compose = Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new() };
+    let mut compose = Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new(), public: false };
 
     let naming_default = secret::Config::default();
     let server_default = server::Config::default();
@@ -86,9 +87,10 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
     // Whoever serves the keys follows them, also without tokens of its own.
     let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
+    let admin = compose.admin(raw.admin, source.as_ref());
     let logs = compose.logs(raw.log);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, logs }),
+        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, admin, logs }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),
@@ -119,6 +121,8 @@ struct Compose {
     /// The listener of each socket and address; nobody else can have them.
     sockets: BTreeMap<PathBuf, String>,
     addresses: BTreeMap<SocketAddr, String>,
+    /// The listeners at hand may be on addresses that others can reach.
+    public: bool,
 }
 
 impl Compose {
@@ -289,7 +293,8 @@ impl Compose {
         if raw.address.is_none() && self.is_sound(&key) {
             self.complain(&key, "has no `address`; write such as 127.0.0.1:18000");
         }
-        self.parse(&format!("{key}.address"), raw.address, |text| scalar::loopback(&text))
+        let parse = if self.public { scalar::address } else { scalar::loopback };
+        self.parse(&format!("{key}.address"), raw.address, |text| parse(&text))
     }
 
     fn once(&mut self, earlier: Option<String>, key: &str) {

@@ -30,6 +30,8 @@ pub(super) struct Raw {
     pub(super) drain_deadline: Option<String>,
     /// What is written to standard error.
     pub(super) log: Log,
+    /// The listener for operators and monitoring: `/live`, `/ready`, `/metrics`.
+    pub(super) admin: Admin,
 }
 
 /// Where identities come from.
@@ -230,6 +232,23 @@ pub(super) struct Log {
     /// commas, exceptions such as `spiffe_sds::server=debug`.
     #[schemars(extend("default" = "info", "examples" = ["warn", "info,spiffe_sds::server=debug"]))]
     pub(super) filter: Option<String>,
+}
+
+/// The listener for operators and monitoring. It never shows key material.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Admin {
+    /// Where it listens; an empty list turns it off. By default one Unix socket with mode 0600,
+    /// `/run/spiffe-sds/admin.sock`, if that directory exists.
+    pub(super) listeners: Option<Vec<Listener>>,
+    /// Allow TCP addresses that are not loopback, and requests addressed to any IP address. Whoever reaches the
+    /// listener sees every SPIFFE ID and every client.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_public: Option<bool>,
+    /// Names besides `localhost` that requests over TCP may be addressed to, without port and separated by commas.
+    /// Requests for others are refused, because a web page can point a name of its own at this machine.
+    #[schemars(extend("examples" = ["sds.internal"]))]
+    pub(super) hosts: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.

@@ -59,11 +59,16 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(path.to_path_buf())
 }
 
-/// A TCP address that only this machine can reach. Port 0 lets the operating system choose.
-pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| {
+/// A TCP address. Port 0 lets the operating system choose.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
         format!("{} is not an IP address with a port; write such as 127.0.0.1:18000 or [::1]:18000", quoted(text))
-    })?;
+    })
+}
+
+/// A TCP address that only this machine can reach.
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
     if address.ip().to_canonical().is_loopback() {
         return Ok(address);
     }
@@ -173,4 +178,15 @@ fn by_name(account: Account, kind: &str, find: impl FnOnce(&str) -> nix::Result<
 /// A log filter.
 pub(super) fn filter(text: &str) -> Result<logs::Filter, String> {
     text.parse().map_err(|error: logs::FilterError| error.to_string())
+}
+
+/// Names that requests may be addressed to, separated by commas.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, String> {
+    let name = |name: &str| {
+        let fits =
+            !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_'));
+        let fix = "write names without port, separated by commas; IP addresses need no entry";
+        if fits { Ok(name.to_owned()) } else { Err(format!("{} is not the name of a host; {fix}", quoted(name))) }
+    };
+    text.split(',').map(|part| name(part.trim())).collect()
 }

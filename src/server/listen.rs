@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-pub(super) use unix::UnixSocket;
+pub(crate) use unix::UnixSocket;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,17 +79,24 @@ pub enum ListenError {
 }
 
 /// An open listener of either kind.
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Unix(UnixSocket),
     Tcp(TcpListener, SocketAddr),
 }
 
 impl Socket {
     /// Opens the listener.
-    pub(super) async fn open(config: &Config) -> Result<Self, ListenError> {
+    pub(crate) async fn open(config: &Config) -> Result<Self, ListenError> {
+        match config {
+            Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
+            _ => Self::open_anywhere(config).await,
+        }
+    }
+
+    /// Opens the listener, on an address that others can reach if that is what it says: never for private keys.
+    pub(crate) async fn open_anywhere(config: &Config) -> Result<Self, ListenError> {
         match config {
             Config::Unix(unix) => UnixSocket::open(unix).map(Self::Unix),
-            Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
             Config::Tcp(address) => {
                 let os = |source| ListenError::Os { action: "listen on", what: address.to_string(), source };
                 let listener = TcpListener::bind(address).await.map_err(os)?;
@@ -100,7 +107,7 @@ impl Socket {
     }
 
     /// Where it listens.
-    pub(super) fn bound(&self) -> Bound {
+    pub(crate) fn bound(&self) -> Bound {
         match self {
             Self::Unix(socket) => Bound::Unix(socket.path().to_owned()),
             Self::Tcp(_, bound) => Bound::Tcp(*bound),

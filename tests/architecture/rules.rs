@@ -9,7 +9,9 @@ const LAYERS: &[&[&str]] = &[
     &["app"],
     // Composes the small `Config` of each subsystem; only what starts the program reads it.
     &["config"],
-    &["server", "admin", "source", "dev"],
+    // Shows what the ones below do.
+    &["admin"],
+    &["server", "source", "dev"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
     &["lifecycle"],

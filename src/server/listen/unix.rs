@@ -18,7 +18,7 @@ use tokio::{
 use super::{ListenError, UnixConfig};
 
 /// A bound socket whose file is watched: Istio's agent, and cleaners of temporary directories, unlink it under us.
-pub(in super::super) struct UnixSocket {
+pub(crate) struct UnixSocket {
     config: UnixConfig,
     listener: UnixListener,
     /// Which file is ours: device and inode.

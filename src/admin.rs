@@ -1,0 +1,66 @@
+//! The admin listener: what operators and monitoring see of a running server. It never shows key material.
+//!
+//! | Path | Content |
+//! |---|---|
+//! | `/live` | 200 as long as the process answers at all |
+//! | `/ready` | 200 or 503, and each condition by name |
+//! | `/metrics` | OpenMetrics text |
+//!
+//! It is kept out of the data path: its own sockets, its own bounds on connections and requests, and everything it
+//! shows is read from atomics and channels that the data path writes without waiting.
+
+mod guard;
+mod listen;
+mod probes;
+
+use axum::{Router, routing::get};
+use thiserror::Error;
+use tokio::task::JoinError;
+
+use crate::{lifecycle::Readiness, server::listen as sockets};
+
+pub use listen::{Admin, Via};
+
+/// Where the admin listener is, and who may ask it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// None: it is off.
+    pub listeners: Vec<sockets::Config>,
+    /// A listener that cannot be opened stops the start; else it is logged and left out. Off for the default one, that
+    /// nobody asked for.
+    pub required: bool,
+    /// Allows TCP addresses that are not loopback. Whoever reaches one sees every SPIFFE ID and every client.
+    pub allow_public: bool,
+    /// Names besides `localhost` that requests over TCP may be addressed to, without port.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listeners: Vec::new(), required: true, allow_public: false, hosts: Vec::new() }
+    }
+}
+
+/// Why the admin listener ended that was not told to.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// A task panicked.
+    #[error("the admin listener failed; this is a bug, please report it with the log")]
+    Failed(#[source] JoinError),
+    /// A task returned.
+    #[error("the admin listener ended unexpectedly; this is a bug, please report it with the log")]
+    Ended,
+}
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// For `/ready`.
+    pub readiness: Readiness,
+}
+
+/// Every page. [`Admin::run`] puts the guards in front of it.
+#[must_use]
+pub fn router(parts: Parts) -> Router {
+    Router::new().route("/live", get(probes::live)).route("/ready", get(probes::ready)).with_state(parts)
+}

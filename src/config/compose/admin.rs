@@ -1,0 +1,46 @@
+//! The section `admin`.
+
+use std::path::PathBuf;
+
+use super::{Compose, DEFAULT_SOCKET, raw, scalar};
+use crate::{
+    admin,
+    server::listen::{self, UnixConfig},
+    source::workload_api,
+};
+
+/// Where the admin listener is when nothing else is said.
+const DEFAULT_ADMIN_SOCKET: &str = "/run/spiffe-sds/admin.sock";
+/// The pages show who is connected; that is for the operator alone unless they say otherwise.
+const DEFAULT_ADMIN_MODE: u32 = 0o600;
+
+impl Compose {
+    pub(super) fn admin(&mut self, raw: raw::Admin, source: Option<&workload_api::Config>) -> admin::Config {
+        let allow_public = raw.allow_public.unwrap_or_default();
+        let hosts = self.parse("admin.hosts", raw.hosts, |text| scalar::hosts(&text)).unwrap_or_default();
+        let Some(mut listeners) = raw.listeners else {
+            return admin::Config { listeners: vec![default_listener()], required: false, allow_public, hosts };
+        };
+        for unix in listeners.iter_mut().filter_map(|listener| listener.unix.as_mut()) {
+            unix.mode.get_or_insert_with(|| format!("0{DEFAULT_ADMIN_MODE:o}"));
+        }
+        self.public = allow_public;
+        let section = "admin.listeners";
+        let listeners = self.sockets_of(section, listeners, source);
+        self.public = false;
+        let own = PathBuf::from(DEFAULT_SOCKET);
+        let taken = |listener: &listen::Config| matches!(listener, listen::Config::Unix(unix) if unix.path == own);
+        if !self.places.contains_key("listeners")
+            && let Some(index) = listeners.iter().position(taken)
+        {
+            let key = format!("{section}[{index}].unix.path");
+            self.complain(&key, "is where Envoy connects when no `listeners` are set; choose another path");
+        }
+        admin::Config { listeners, required: true, allow_public, hosts }
+    }
+}
+
+fn default_listener() -> listen::Config {
+    let path = PathBuf::from(DEFAULT_ADMIN_SOCKET);
+    listen::Config::Unix(UnixConfig { path, mode: DEFAULT_ADMIN_MODE, owner: None, group: None })
+}

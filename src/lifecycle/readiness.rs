@@ -1,0 +1,137 @@
+//! Readiness as a list of named conditions: ready is when none of them is pending.
+
+use std::{borrow::Cow, sync::Arc};
+
+use tokio::sync::watch;
+
+/// What must hold before the program counts as ready. Clones are the same list.
+///
+/// Without any condition nothing is pending; whoever has one [takes a latch](Readiness::latch) before it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<watch::Sender<Vec<Condition>>>);
+
+/// One thing that must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Lower-case, stable: it stands in `/ready` and in the label of a metric.
+    pub name: &'static str,
+    /// Why it does not hold; `None` when it does.
+    pub pending: Option<Cow<'static, str>>,
+}
+
+/// The right to say how one condition stands. Dropped, the condition is pending for good: who kept it is gone.
+#[derive(Debug)]
+pub struct Latch {
+    readiness: Readiness,
+    name: &'static str,
+}
+
+impl Readiness {
+    /// A condition of this name, pending for `reason` until the latch says otherwise. The second latch of a name
+    /// takes the condition over.
+    #[must_use]
+    pub fn latch(&self, name: &'static str, reason: impl Into<Cow<'static, str>>) -> Latch {
+        self.set(name, Some(reason.into()));
+        Latch { readiness: self.clone(), name }
+    }
+
+    /// Every condition, in the order of their first latches.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.0.borrow().clone()
+    }
+
+    /// Whether every condition holds.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        is_ready(&self.0.borrow())
+    }
+
+    /// The conditions, now and as they change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Vec<Condition>> {
+        self.0.subscribe()
+    }
+
+    fn set(&self, name: &'static str, pending: Option<Cow<'static, str>>) {
+        self.0.send_if_modified(|conditions| match conditions.iter_mut().find(|condition| condition.name == name) {
+            Some(condition) if condition.pending == pending => false,
+            Some(condition) => {
+                condition.pending = pending;
+                true
+            }
+            None => {
+                conditions.push(Condition { name, pending });
+                true
+            }
+        });
+    }
+}
+
+impl Latch {
+    /// The condition holds.
+    pub fn ready(&self) {
+        self.readiness.set(self.name, None);
+    }
+
+    /// The condition does not hold (any more), for this reason. Reasons are shown to operators: nothing secret.
+    pub fn pending(&self, reason: impl Into<Cow<'static, str>>) {
+        self.readiness.set(self.name, Some(reason.into()));
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        self.pending("this part of the program has ended");
+    }
+}
+
+/// Whether none of `conditions` is pending.
+fn is_ready(conditions: &[Condition]) -> bool {
+    conditions.iter().all(|condition| condition.pending.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(readiness: &Readiness) -> Vec<&'static str> {
+        let conditions = readiness.conditions();
+        conditions.into_iter().filter(|condition| condition.pending.is_some()).map(|condition| condition.name).collect()
+    }
+
+    #[test]
+    fn ready_is_when_nothing_is_pending() {
+        let readiness = Readiness::default();
+        assert!(readiness.is_ready());
+        let (source, identity) = (readiness.latch("source", "not yet"), readiness.latch("identity", "not yet"));
+        assert_eq!(pending(&readiness), ["source", "identity"]);
+        identity.ready();
+        assert_eq!(pending(&readiness), ["source"]);
+        source.ready();
+        assert!(readiness.is_ready());
+        identity.pending("expired");
+        assert_eq!(pending(&readiness), ["identity"]);
+    }
+
+    #[test]
+    fn who_is_gone_is_not_ready() {
+        let readiness = Readiness::default();
+        let latch = readiness.latch("source", "not yet");
+        latch.ready();
+        drop(latch);
+        assert_eq!(pending(&readiness), ["source"]);
+    }
+
+    #[test]
+    fn only_news_wakes() {
+        let readiness = Readiness::default();
+        let latch = readiness.latch("source", "not yet");
+        let mut watch = readiness.watch();
+        watch.mark_unchanged();
+        latch.pending("not yet");
+        assert!(!watch.has_changed().unwrap());
+        latch.ready();
+        assert!(watch.has_changed().unwrap());
+    }
+}
