@@ -1,3 +1,4 @@
 //! What the outside can see of a running server.
 
 pub mod logs;
+pub mod metrics;

@@ -1,0 +1,368 @@
+//! What happens on connections and streams.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicI64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Registry, Unit},
+};
+
+use super::{
+    histogram::Durations,
+    waits::{Waiting, Waits},
+};
+use crate::xds::{Service, Variant};
+
+/// After this long without an answer a subscription counts as starved, unless configured otherwise.
+const STARVED_AFTER: Duration = Duration::from_secs(30);
+
+/// How a client reaches us; the only thing about it that becomes a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerClass {
+    /// A Unix domain socket.
+    Unix,
+    /// TCP.
+    Tcp,
+}
+
+/// Why a stream that could have been sent something was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suppressed {
+    /// What changed is nothing that the client asked for, or has already.
+    Unchanged,
+    /// The client came back with what it would have been sent.
+    Resumed,
+}
+
+/// A request that is no plain answer to the last response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It answers a response that is no longer waited for.
+    Stale,
+    /// It asks for the same again, and gets it.
+    Repeated,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    service: &'static str,
+    variant: &'static str,
+    peer: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    service: &'static str,
+    variant: &'static str,
+    peer: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Closing {
+    service: &'static str,
+    variant: &'static str,
+    peer: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Push {
+    service: &'static str,
+    variant: &'static str,
+    rollout: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Protocol {
+    service: &'static str,
+    variant: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Peer {
+    peer: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+/// The metrics of every stream. Clones are the same metrics.
+#[derive(Clone, Debug, Default)]
+pub struct StreamMetrics(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: Family<Kind, Gauge>,
+    opened: Family<Kind, Counter>,
+    closed: Family<Closing, Counter>,
+    refused: Family<Peer, Counter>,
+    requests: Family<Kind, Counter>,
+    mismatches: Family<Reason, Counter>,
+    responses: Family<Kind, Counter>,
+    bytes: Family<Kind, Counter>,
+    acks: Family<Kind, Counter>,
+    nacks: Family<Kind, Counter>,
+    suppressed: Family<Reason, Counter>,
+    update_to_push: Family<Push, Durations>,
+    push_to_ack: Family<Protocol, Durations>,
+    fetches: Family<Code, Counter>,
+    connections: Family<Peer, Gauge>,
+    connections_opened: Family<Peer, Counter>,
+    waits: Waits,
+    starved_after: OnceLock<Duration>,
+    /// Resolved at the first stream of each kind: families take a lock to look a handle up.
+    handles: [OnceLock<Handles>; 8],
+}
+
+/// The metrics of one kind of stream.
+#[derive(Debug)]
+struct Handles {
+    kind: Kind,
+    open: Gauge<i64, AtomicI64>,
+    requests: Counter,
+    stale: Counter,
+    repeated: Counter,
+    responses: Counter,
+    bytes: Counter,
+    acks: Counter,
+    nacks: Counter,
+    unchanged: Counter,
+    resumed: Counter,
+    direct: Durations,
+    held: Durations,
+    push_to_ack: Durations,
+}
+
+impl PeerClass {
+    /// How labels spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unix => "unix",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl StreamMetrics {
+    /// From when on a subscription that is not answered counts as starved. Only the first call counts.
+    pub fn starved_after(&self, bound: Duration) {
+        let _ = self.0.starved_after.set(bound);
+    }
+
+    /// A stream that begins now.
+    #[must_use]
+    pub fn open(&self, service: Service, variant: Variant, peer: PeerClass) -> StreamMeter {
+        let at = usize::from(service == Service::Aggregated) << 2
+            | usize::from(variant == Variant::Delta) << 1
+            | usize::from(peer == PeerClass::Tcp);
+        let kind = Kind { service: service.as_str(), variant: variant.as_str(), peer: peer.as_str() };
+        let meter = StreamMeter { metrics: self.clone(), at, waiting: Waiting::default(), code: "none" };
+        if let Some(slot) = self.0.handles.get(at) {
+            slot.get_or_init(|| self.0.handles_of(kind.clone())).open.inc();
+            self.0.opened.get_or_create(&kind).inc();
+        }
+        meter
+    }
+
+    /// A stream was not admitted.
+    pub fn refused(&self, peer: PeerClass) {
+        self.0.refused.get_or_create(&Peer { peer: peer.as_str() }).inc();
+    }
+
+    /// A `FetchSecrets` was answered with this gRPC status.
+    pub fn fetched(&self, code: &'static str) {
+        self.0.fetches.get_or_create(&Code { code }).inc();
+    }
+
+    /// A connection that begins now.
+    #[must_use]
+    pub fn connect(&self, peer: PeerClass) -> ConnectionMeter {
+        let label = Peer { peer: peer.as_str() };
+        self.0.connections_opened.get_or_create(&label).inc();
+        let open = self.0.connections.get_or_create_owned(&label);
+        open.inc();
+        ConnectionMeter(open)
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let it = &*self.0;
+        registry.register("streams", "Streams that are open", it.open.clone());
+        registry.register("streams_opened", "Streams that were opened", it.opened.clone());
+        registry.register(
+            "streams_closed",
+            "Streams that ended, by gRPC status; none is a client that went away",
+            it.closed.clone(),
+        );
+        let help = "Streams that were not admitted, because the peer had as many as it may";
+        registry.register("streams_refused", help, it.refused.clone());
+        registry.register("requests", "Requests on streams", it.requests.clone());
+        let help = "Requests with a stale nonce, and requests for the same again";
+        registry.register("request_mismatches", help, it.mismatches.clone());
+        registry.register("responses", "Responses handed to connections", it.responses.clone());
+        let help = "Size of the responses handed to connections";
+        registry.register_with_unit("response", help, Unit::Bytes, it.bytes.clone());
+        registry.register("acks", "Responses that clients took", it.acks.clone());
+        registry.register("nacks", "Responses that clients rejected", it.nacks.clone());
+        let help = "Pushes saved, because the change was nothing to the client or it had everything when it came back";
+        registry.register("pushes_suppressed", help, it.suppressed.clone());
+        let help = "From an update of the source to the push of it; held ones had to wait for their turn in a rollout";
+        registry.register_with_unit("update_to_push", help, Unit::Seconds, it.update_to_push.clone());
+        let help = "From a push to the client's ACK";
+        registry.register_with_unit("push_to_ack", help, Unit::Seconds, it.push_to_ack.clone());
+        registry.register("fetches", "FetchSecrets calls, by gRPC status", it.fetches.clone());
+        registry.register("connections", "Connections that are open", it.connections.clone());
+        registry.register("connections_opened", "Connections that were opened", it.connections_opened.clone());
+        registry.register_collector(Box::new(Starved(self.clone())));
+    }
+}
+
+impl Inner {
+    fn handles_of(&self, kind: Kind) -> Handles {
+        let Kind { service, variant, peer } = kind;
+        let reason = |reason| Reason { service, variant, peer, reason };
+        let push = |rollout| Push { service, variant, rollout };
+        Handles {
+            open: self.open.get_or_create_owned(&kind),
+            requests: self.requests.get_or_create_owned(&kind),
+            stale: self.mismatches.get_or_create_owned(&reason("stale")),
+            repeated: self.mismatches.get_or_create_owned(&reason("repeated")),
+            responses: self.responses.get_or_create_owned(&kind),
+            bytes: self.bytes.get_or_create_owned(&kind),
+            acks: self.acks.get_or_create_owned(&kind),
+            nacks: self.nacks.get_or_create_owned(&kind),
+            unchanged: self.suppressed.get_or_create_owned(&reason("unchanged")),
+            resumed: self.suppressed.get_or_create_owned(&reason("resumed")),
+            direct: self.update_to_push.get_or_create_owned(&push("direct")),
+            held: self.update_to_push.get_or_create_owned(&push("held")),
+            push_to_ack: self.push_to_ack.get_or_create_owned(&Protocol { service, variant }),
+            kind,
+        }
+    }
+}
+
+/// Counts for one stream; its end is counted when it is dropped.
+#[derive(Debug)]
+pub struct StreamMeter {
+    metrics: StreamMetrics,
+    at: usize,
+    waiting: Waiting,
+    code: &'static str,
+}
+
+impl StreamMeter {
+    /// A request came in.
+    pub fn request(&self) {
+        self.with(|handles| handles.requests.inc());
+    }
+
+    /// It was no plain answer.
+    pub fn mismatch(&self, what: Mismatch) {
+        self.with(|handles| match what {
+            Mismatch::Stale => handles.stale.inc(),
+            Mismatch::Repeated => handles.repeated.inc(),
+        });
+    }
+
+    /// A response of this many bytes was handed to the connection.
+    pub fn response(&self, bytes: usize) {
+        self.with(|handles| {
+            handles.responses.inc();
+            handles.bytes.inc_by(bytes as u64)
+        });
+    }
+
+    /// The response brought an update, this long after the source had it. `held`: it waited for its turn in a rollout.
+    pub fn pushed(&self, since_update: Duration, held: bool) {
+        self.with(|handles| if held { &handles.held } else { &handles.direct }.observe(since_update));
+    }
+
+    /// A response could be saved.
+    pub fn suppressed(&self, why: Suppressed) {
+        self.with(|handles| match why {
+            Suppressed::Unchanged => handles.unchanged.inc(),
+            Suppressed::Resumed => handles.resumed.inc(),
+        });
+    }
+
+    /// The client took a response, this long after it was sent.
+    pub fn acked(&self, latency: Duration) {
+        self.with(|handles| {
+            handles.acks.inc();
+            handles.push_to_ack.observe(latency);
+        });
+    }
+
+    /// The client rejected a response.
+    pub fn nacked(&self) {
+        self.with(|handles| handles.nacks.inc());
+    }
+
+    /// The stream now waits for this many names.
+    pub fn waiting(&mut self, names: usize) {
+        self.waiting.set(&self.metrics.0.waits, names as u64);
+    }
+
+    /// The server ends the stream with this gRPC status.
+    pub fn ended(&mut self, code: &'static str) {
+        self.code = code;
+    }
+
+    fn with<R>(&self, count: impl FnOnce(&Handles) -> R) {
+        if let Some(handles) = self.metrics.0.handles.get(self.at).and_then(OnceLock::get) {
+            count(handles);
+        }
+    }
+}
+
+impl Drop for StreamMeter {
+    fn drop(&mut self) {
+        self.waiting(0);
+        self.with(|handles| {
+            handles.open.dec();
+            let Kind { service, variant, peer } = handles.kind;
+            self.metrics.0.closed.get_or_create(&Closing { service, variant, peer, code: self.code }).inc();
+        });
+    }
+}
+
+/// Counts for one connection; its end is counted when it is dropped.
+#[derive(Debug)]
+pub struct ConnectionMeter(Gauge);
+
+impl Drop for ConnectionMeter {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Subscriptions that wait.
+#[derive(Debug)]
+struct Starved(StreamMetrics);
+
+impl Collector for Starved {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let bound = self.0.0.starved_after.get().copied().unwrap_or(STARVED_AFTER);
+        let (pending, starved) = self.0.0.waits.count(bound);
+        let help = "Names that clients asked for and have not been given";
+        let metric = encoder.encode_descriptor("subscriptions_pending", help, None, MetricType::Gauge)?;
+        ConstGauge::new(pending.cast_signed()).encode(metric)?;
+        let help = "Names that clients asked for and have not been given for longer than admin.starved_after";
+        let metric = encoder.encode_descriptor("subscriptions_starved", help, None, MetricType::Gauge)?;
+        ConstGauge::new(starved.cast_signed()).encode(metric)
+    }
+}
