@@ -13,11 +13,13 @@ mod guard;
 mod listen;
 mod probes;
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{Router, routing::get};
 use thiserror::Error;
 use tokio::task::JoinError;
 
-use crate::{lifecycle::Readiness, server::listen as sockets};
+use crate::{lifecycle::Readiness, server::listen as sockets, telemetry::metrics::Exposition};
 
 pub use listen::{Admin, Via};
 
@@ -33,11 +35,14 @@ pub struct Config {
     pub allow_public: bool,
     /// Names besides `localhost` that requests over TCP may be addressed to, without port.
     pub hosts: Vec<String>,
+    /// From when on a subscription without an answer counts as starved.
+    pub starved_after: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listeners: Vec::new(), required: true, allow_public: false, hosts: Vec::new() }
+        let starved_after = Duration::from_secs(30);
+        Self { listeners: Vec::new(), required: true, allow_public: false, hosts: Vec::new(), starved_after }
     }
 }
 
@@ -57,10 +62,16 @@ pub enum AdminError {
 pub struct Parts {
     /// For `/ready`.
     pub readiness: Readiness,
+    /// For `/metrics`.
+    pub metrics: Arc<Exposition>,
 }
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
 #[must_use]
 pub fn router(parts: Parts) -> Router {
-    Router::new().route("/live", get(probes::live)).route("/ready", get(probes::ready)).with_state(parts)
+    Router::new()
+        .route("/live", get(probes::live))
+        .route("/ready", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .with_state(parts)
 }

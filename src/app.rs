@@ -13,6 +13,7 @@ use crate::{
     lifecycle::Readiness,
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    telemetry::metrics::{self, Exposition},
 };
 
 /// Why the program cannot start or go on.
@@ -57,6 +58,7 @@ impl App {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
         let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
         let admin = Admin::bind(config.admin().clone()).await?;
+        server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
         let policy = *config.supervisor();
@@ -88,6 +90,21 @@ impl App {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         self.server.readiness()
+    }
+
+    /// Everything that is counted, ready to be rendered at any time.
+    #[must_use]
+    pub fn metrics(&self) -> Exposition {
+        let parts = metrics::Parts {
+            streams: self.server.stream_metrics().clone(),
+            rollout: self.server.rollout_metrics().clone(),
+            source: self.supervisor.metrics().clone(),
+            identities: self.store.watch(&Workload::Own),
+            tokens: self.store.watch_jwt(&Workload::Own),
+            readiness: self.readiness().clone(),
+            queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
+        };
+        parts.exposition()
     }
 
     /// Every outcome of renewal from now on.
@@ -136,7 +153,8 @@ impl App {
         for listener in self.admin_bound() {
             tracing::info!(%listener, "serving the admin pages");
         }
-        let pages = admin::router(admin::Parts { readiness: self.readiness().clone() });
+        let metrics = Arc::new(self.metrics());
+        let pages = admin::router(admin::Parts { readiness: self.readiness().clone(), metrics });
         let contact = tokio::spawn(first_contact(self.source(), self.readiness().clone(), stop.clone()));
         let renewal = tokio::spawn({
             let stop = stop.clone();

@@ -37,6 +37,7 @@ use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{Latch, Readiness},
     secret::{self, SecretCatalog},
+    telemetry::metrics::{Depth, RolloutMetrics, StreamMetrics},
     xds::{Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
@@ -124,6 +125,7 @@ struct Shared {
     feeds: Feeds,
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
+    metrics: StreamMetrics,
 }
 
 /// A server whose listeners are open.
@@ -159,6 +161,7 @@ impl Server {
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            metrics: StreamMetrics::default(),
         };
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();
@@ -193,6 +196,25 @@ impl Server {
         self.shared.events.subscribe()
     }
 
+    /// What is counted about streams.
+    #[must_use]
+    pub fn stream_metrics(&self) -> &StreamMetrics {
+        &self.shared.metrics
+    }
+
+    /// What is counted about publishing.
+    #[must_use]
+    pub fn rollout_metrics(&self) -> &RolloutMetrics {
+        self.publisher.metrics()
+    }
+
+    /// Counts the events that the slowest receiver of [`Server::events`] has not taken yet.
+    #[must_use]
+    pub fn events_queued(&self) -> Depth {
+        let events = self.shared.events.clone();
+        Box::new(move || events.len())
+    }
+
     /// Serves what `states` holds until `stop`, then drains. Returns when the last connection is gone, the drain
     /// deadline at the latest.
     ///
@@ -211,7 +233,8 @@ impl Server {
         tasks.spawn(health::report(reporter, self.readiness.watch(), stop.clone()));
         for socket in self.sockets {
             let (config, routes) = (self.config.clone(), routes.clone());
-            let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone() };
+            let metrics = self.shared.metrics.clone();
+            let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone(), metrics };
             tasks.spawn(acceptor.run(socket));
         }
         let listening = self.listening;

@@ -1,9 +1,15 @@
-//! `/live` and `/ready`.
+//! `/live`, `/ready` and `/metrics`.
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use serde::Serialize;
 
 use super::Parts;
+use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// The body of `/ready`.
 #[derive(Serialize)]
@@ -40,4 +46,12 @@ pub(super) async fn ready(State(parts): State<Parts>) -> impl IntoResponse {
     let ready = conditions.iter().all(|condition| condition.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, conditions }))
+}
+
+/// Everything that is counted.
+pub(super) async fn metrics(State(parts): State<Parts>) -> Response {
+    match parts.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }

@@ -249,6 +249,10 @@ pub(super) struct Admin {
     /// Requests for others are refused, because a web page can point a name of its own at this machine.
     #[schemars(extend("examples" = ["sds.internal"]))]
     pub(super) hosts: Option<String>,
+    /// A name that a client asked for and was not given for this long counts as starved in the metrics.
+    /// From 0s to 1h.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) starved_after: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::{Config, listen::Socket, peer::Peer};
+use crate::telemetry::metrics::StreamMetrics;
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -43,6 +44,7 @@ pub(super) struct Acceptor {
     pub(super) slots: Arc<Semaphore>,
     /// Stop accepting and tell connections to finish.
     pub(super) drain: CancellationToken,
+    pub(super) metrics: StreamMetrics,
 }
 
 impl Acceptor {
@@ -95,7 +97,9 @@ impl Acceptor {
 
     fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + use<> {
         let (config, routes, drain) = (self.config.clone(), self.routes.clone(), self.drain.clone());
+        let meter = self.metrics.connect(peer.class());
         async move {
+            let _meter = meter;
             let result = match io {
                 Io::Unix(stream) => {
                     let (reader, writer) = stream.into_split();

@@ -65,7 +65,7 @@ impl<W: Wire> Drive<W> {
             tail: None,
             ended: false,
             opened: Instant::now(),
-            observer: StreamObserver::new(shared.events.clone(), W::VARIANT, service, peer),
+            observer: StreamObserver::new(shared.events.clone(), &shared.metrics, W::VARIANT, service, peer),
             _permit: permit,
             wire: PhantomData,
             shared,
@@ -116,7 +116,13 @@ impl<W: Wire> Drive<W> {
         loop {
             match Pin::new(&mut self.feed).poll_next(cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Feed::Live(set))) => self.now = Some(set),
+                Poll::Ready(Some(Feed::Live(set, arrival))) => {
+                    // What was there before the stream looked is no news.
+                    if self.now.is_some() {
+                        self.observer.news(arrival);
+                    }
+                    self.now = Some(set);
+                }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
             }
         }
@@ -154,6 +160,7 @@ impl<W: Wire> http_body::Body for Drive<W> {
         }
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {
+            this.observer.settled(&this.state);
             return Poll::Pending;
         };
         this.observer.sent(&outgoing);

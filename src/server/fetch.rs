@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use tonic::{Status, body::Body};
 
-use super::{Shared, inbound::Inbound, publish::Feed, service::respond};
+use super::{Shared, inbound::Inbound, observe::code_name, publish::Feed, service::respond};
 use crate::{
     secret::Flavour,
     xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
@@ -28,8 +28,14 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
         Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
     };
     match result {
-        Ok(message) => respond(unary(message)),
-        Err(status) => status.into_http(),
+        Ok(message) => {
+            shared.metrics.fetched(code_name(tonic::Code::Ok));
+            respond(unary(message))
+        }
+        Err(status) => {
+            shared.metrics.fetched(code_name(status.code()));
+            status.into_http()
+        }
     }
 }
 
@@ -44,7 +50,7 @@ fn fetch(shared: &Shared, mut message: WireSotw) -> Result<Bytes, Status> {
         return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
     }
     let feed = shared.feeds.of(Flavour::of(&node, &shared.secrets));
-    let Feed::Live(now) = feed.borrow().clone() else {
+    let Feed::Live(now, _) = feed.borrow().clone() else {
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
     if !now.is_known() {

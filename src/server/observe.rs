@@ -5,8 +5,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::broadcast;
 use tonic::{Code, Status};
 
-use super::peer::Peer;
-use crate::xds::{Answer, Event, Outgoing, ResourceName, Service, StreamState, Update, Variant, Version};
+use super::{peer::Peer, publish::Arrival};
+use crate::{
+    telemetry::metrics::{Mismatch, StreamMeter, StreamMetrics, Suppressed},
+    xds::{Answer, Event, Outgoing, ResourceName, Service, StreamState, Update, Variant, Version},
+};
 
 /// Who is on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,18 +81,64 @@ pub enum StreamEvent {
 pub(super) struct StreamObserver {
     events: broadcast::Sender<StreamEvent>,
     client: Arc<Client>,
+    meter: StreamMeter,
     opened: bool,
     ended: Option<Code>,
+    since_settled: SinceSettled,
+}
+
+/// What happened since the stream last had nothing more to say.
+#[derive(Default)]
+struct SinceSettled {
+    /// It was opened, or wants other names than before.
+    interest: bool,
+    opened: bool,
+    sent: bool,
+    /// There are other resources than before: since when, and how they came.
+    news: Option<Arrival>,
 }
 
 impl StreamObserver {
-    pub(super) fn new(events: broadcast::Sender<StreamEvent>, variant: Variant, service: Service, peer: Peer) -> Self {
+    pub(super) fn new(
+        events: broadcast::Sender<StreamEvent>,
+        metrics: &StreamMetrics,
+        variant: Variant,
+        service: Service,
+        peer: Peer,
+    ) -> Self {
         let client = Client { peer, node: String::new(), cluster: String::new(), variant, service };
-        Self { events, client: Arc::new(client), opened: false, ended: None }
+        let meter = metrics.open(service, variant, peer.class());
+        let since_settled = SinceSettled::default();
+        Self { events, client: Arc::new(client), meter, opened: false, ended: None, since_settled }
+    }
+
+    /// There are other resources than before.
+    pub(super) fn news(&mut self, arrival: Arrival) {
+        self.since_settled.news.get_or_insert(arrival);
+    }
+
+    /// The stream has nothing more to say.
+    pub(super) fn settled(&mut self, state: &StreamState) {
+        let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
+        if !interest && !sent && news.is_none() {
+            return;
+        }
+        let waiting = state.secrets().waiting();
+        self.meter.waiting(waiting);
+        if sent || waiting == state.secrets().names() {
+            return;
+        }
+        // It holds something, and there was a reason to send: that nothing was sent is what versions are for.
+        if opened {
+            self.meter.suppressed(Suppressed::Resumed);
+        } else if news.is_some() {
+            self.meter.suppressed(Suppressed::Unchanged);
+        }
     }
 
     /// A request came in.
     pub(super) fn heard(&mut self, event: &Event, state: &StreamState) {
+        self.meter.request();
         if let Some(node) = &event.node {
             let client = Client { node: shown(&node.id), cluster: shown(&node.cluster), ..(*self.client).clone() };
             self.client = Arc::new(client);
@@ -98,16 +147,20 @@ impl StreamObserver {
             tracing::warn!(client = %self.client, %type_url, "client asks for a type that is not served, answered with nothing");
         }
         let Some(heard) = &event.heard else { return };
+        self.since_settled.interest |= heard.opened || heard.added + heard.dropped > 0;
+        self.since_settled.opened |= heard.opened;
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
             self.emit(|client| StreamEvent::Opened { client });
         }
         if heard.resent {
+            self.meter.mismatch(Mismatch::Repeated);
             tracing::info!(client = %self.client, "client asks for the same again, resending");
         }
         match &heard.answer {
             Answer::Acked { resource: Some((name, version)), latency } => {
+                self.meter.acked(*latency);
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");
                 self.emit(|client| StreamEvent::Acked {
                     client,
@@ -117,6 +170,7 @@ impl StreamObserver {
                 });
             }
             Answer::Nacked { resource: Some((name, version)), rejection } => {
+                self.meter.nacked();
                 let detail = rejection.message.as_str();
                 tracing::warn!(client = %self.client, %name, %version, detail, "resource rejected by the client, it keeps what it had");
                 self.emit(|client| StreamEvent::Nacked {
@@ -127,15 +181,27 @@ impl StreamObserver {
                 });
             }
             Answer::Nacked { resource: None, rejection } => {
+                self.meter.nacked();
                 tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
             }
-            Answer::Stale => tracing::debug!(client = %self.client, "stale nonce, names still count"),
-            Answer::Acked { resource: None, .. } | Answer::Repeated | Answer::None => {}
+            Answer::Stale => {
+                self.meter.mismatch(Mismatch::Stale);
+                tracing::debug!(client = %self.client, "stale nonce, names still count");
+            }
+            Answer::Acked { resource: None, latency } => self.meter.acked(*latency),
+            Answer::Repeated | Answer::None => {}
         }
     }
 
     /// A response goes out.
-    pub(super) fn sent(&self, outgoing: &Outgoing) {
+    pub(super) fn sent(&mut self, outgoing: &Outgoing) {
+        self.meter.response(outgoing.frame.size());
+        if outgoing.update.is_some() {
+            self.since_settled.sent = true;
+            if let Some(news) = &self.since_settled.news {
+                self.meter.pushed(news.since.elapsed(), news.held);
+            }
+        }
         match &outgoing.update {
             Some(Update::Resource { resource, .. }) => {
                 let (name, version, bytes) = (resource.name(), resource.version(), outgoing.frame.size());
@@ -152,6 +218,7 @@ impl StreamObserver {
     /// The server ends the stream.
     pub(super) fn ended(&mut self, status: &Status) {
         self.ended = Some(status.code());
+        self.meter.ended(code_name(status.code()));
         if status.code() != Code::Ok {
             tracing::warn!(client = %self.client, code = ?status.code(), reason = status.message(), "stream ended");
         }
@@ -176,6 +243,29 @@ impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = if self.node.is_empty() { "-" } else { &self.node };
         write!(f, "{node} {} {} {}", self.peer, self.service.as_str(), self.variant.as_str())
+    }
+}
+
+/// A gRPC status as labels spell it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::telemetry::metrics::PeerClass;
+
 /// The other end of a connection, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
@@ -21,6 +23,16 @@ pub enum Peer {
     },
     /// Somebody on the loopback interface.
     Address(SocketAddr),
+}
+
+impl Peer {
+    /// The one thing about it that becomes a label.
+    pub(super) fn class(self) -> PeerClass {
+        match self {
+            Self::Process { .. } => PeerClass::Unix,
+            Self::Address(_) => PeerClass::Tcp,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -14,16 +14,24 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
     secret::{self, Change, Flavour, Part, SecretCatalog},
+    telemetry::metrics::RolloutMetrics,
     xds::ResourceSet,
 };
 
 /// What a stream follows.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
-    /// The newest resources.
-    Live(Arc<ResourceSet>),
+    /// The newest resources, and when and how they came.
+    Live(Arc<ResourceSet>, Arrival),
     /// The server is going away: end in good order.
     Closing,
+}
+
+/// When what streams are to send came from the source, and whether it had to wait for its turn in a rollout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) since: Instant,
+    pub(super) held: bool,
 }
 
 /// The feeds of one workload, one a flavour.
@@ -56,6 +64,11 @@ pub(super) struct Publisher {
     /// The same encoded, SPIFFE and plain, `None` before anything.
     encoded: Option<[Part; 2]>,
     tokens: Part,
+    /// When the oldest update came that streams have not been given in full; `None` when they have.
+    arrived: Option<Instant>,
+    /// The step at hand had to wait for its turn, or still does.
+    held: bool,
+    metrics: RolloutMetrics,
 }
 
 /// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
@@ -80,14 +93,31 @@ impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let pending = || Feed::Live(Arc::new(ResourceSet::pending()));
+        let arrival = Arrival { since: Instant::now(), held: false };
+        let pending = || Feed::Live(Arc::new(ResourceSet::pending()), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
         let catalog = catalog.jwt_svids(config.jwt_svids.clone());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
-        let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
-        let publisher = Self { catalog, pace, spiffe, plain, published: None, encoded: None, tokens };
+        let publisher = Self {
+            catalog,
+            pace: Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None },
+            spiffe,
+            plain,
+            published: None,
+            encoded: None,
+            tokens,
+            arrived: None,
+            held: false,
+            metrics: RolloutMetrics::default(),
+        };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
+    }
+
+    /// What is counted about publishing.
+    #[must_use]
+    pub(super) fn metrics(&self) -> &RolloutMetrics {
+        &self.metrics
     }
 
     /// Follows `states` and `tokens` until `stop`, then tells every stream that the server is going away.
@@ -111,7 +141,15 @@ impl Publisher {
             let holding = matches!(next, Next::Stage(_));
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = states.changed(), if !holding => if changed.is_err() { break },
+                changed = states.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.arrived.get_or_insert_with(Instant::now);
+                    if holding {
+                        continue;
+                    }
+                }
                 // Tokens and certificates have nothing to do with each other: neither waits, or makes the other wait.
                 changed = tokens.changed(), if following => {
                     following = changed.is_ok();
@@ -123,6 +161,9 @@ impl Publisher {
             }
             let state = states.borrow_and_update().clone();
             next = self.advance(&state);
+            if !matches!(next, Next::Stage(_)) {
+                self.arrived = None;
+            }
         }
         self.spiffe.send_replace(Feed::Closing);
         self.plain.send_replace(Feed::Closing);
@@ -135,7 +176,9 @@ impl Publisher {
             Availability::Denied(_) => {
                 self.published = None;
                 self.encoded = Some([self.catalog.nothing(), self.catalog.nothing()]);
-                self.send();
+                self.held = false;
+                self.metrics.hold(false);
+                self.send(self.arrival());
                 return Next::Nothing;
             }
             Availability::Ready(target) => target,
@@ -153,9 +196,16 @@ impl Publisher {
         let now = Instant::now();
         if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
             tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
+            self.held = true;
+            self.metrics.hold(true);
             return Next::Stage(at);
         }
-        if !self.render(&step) {
+        if self.held {
+            self.metrics.hold(false);
+        }
+        let rendered = self.render(&step);
+        self.held = false;
+        if !rendered {
             return Next::Nothing;
         }
         self.published = Some(Arc::clone(&step));
@@ -172,10 +222,11 @@ impl Publisher {
         match (spiffe, plain) {
             (Ok(spiffe), Ok(plain)) => {
                 self.encoded = Some([spiffe, plain]);
-                self.send();
+                self.send(self.arrival());
                 true
             }
             (Err(error), _) | (_, Err(error)) => {
+                self.metrics.failed();
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
@@ -185,22 +236,33 @@ impl Publisher {
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
     fn renew_tokens(&mut self, snapshot: &JwtSnapshot) {
         self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
-        self.send();
+        self.send(Arrival { since: Instant::now(), held: false });
+    }
+
+    /// When and how the step at hand came.
+    fn arrival(&self) -> Arrival {
+        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held }
     }
 
     /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
     /// would withdraw what clients hold from before our start.
-    fn send(&self) {
+    fn send(&self, arrival: Arrival) {
         let Some([spiffe, plain]) = &self.encoded else { return };
+        let mut news = None;
         for (feed, part) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
             let set = part.join(&self.tokens);
-            feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live) if live.state() == set.state());
+            let listed = set.listed().count();
+            let modified = feed.send_if_modified(|current| {
+                let same = matches!(current, Feed::Live(live, _) if live.state() == set.state());
                 if !same {
-                    *current = Feed::Live(Arc::new(set));
+                    *current = Feed::Live(Arc::new(set), arrival);
                 }
                 !same
             });
+            news = news.or(modified.then_some(listed));
+        }
+        if let Some(listed) = news {
+            self.metrics.published(listed);
         }
     }
 }

@@ -81,6 +81,7 @@ fn stream<W: Wire>(shared: &Arc<Shared>, service: Service, request: Request<Body
     };
     let limit = shared.limits.streams_per_peer;
     let Some(permit) = shared.peers.admit(peer, limit) else {
+        shared.metrics.refused(peer.class());
         tracing::warn!(%peer, limit, "stream refused, the peer has as many as it may");
         return Status::resource_exhausted(format!(
             "this peer has {limit} streams open, as many as it may; close some or raise limits.streams_per_peer"

@@ -12,7 +12,10 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::ErrorKind;
-use crate::identity::{JwtRequest, SpiffeId, TrustDomain};
+use crate::{
+    identity::{JwtRequest, SpiffeId, TrustDomain},
+    telemetry::metrics::SourceMetrics,
+};
 use log::log;
 
 /// One outcome of the renewal engine.
@@ -203,28 +206,47 @@ impl RenewalEvent {
 #[derive(Debug)]
 pub(super) struct Reporter {
     events: broadcast::Sender<RenewalEvent>,
+    metrics: SourceMetrics,
     last_failure: Option<Arc<str>>,
     repeats: u32,
 }
+
+/// How metrics spell the failures of sessions: each [`ErrorKind`], and messages that were refused.
+const FAILURES: [&str; 4] =
+    [ErrorKind::Transient.as_str(), ErrorKind::NotEntitled.as_str(), ErrorKind::Misconfigured.as_str(), BAD_MESSAGE];
+pub(super) const BAD_MESSAGE: &str = "bad_message";
 
 /// Equal failures in a row that are logged as they deserve; later ones are for debugging.
 const LOUD_REPEATS: u32 = 3;
 
 impl Reporter {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { events: broadcast::Sender::new(capacity), last_failure: None, repeats: 0 }
+        let metrics = SourceMetrics::new(&FAILURES, &RenewalEvent::NAMES);
+        Self { events: broadcast::Sender::new(capacity), metrics, last_failure: None, repeats: 0 }
     }
 
     /// A second one, for those who follow the first.
     pub(super) fn beside(&self) -> Self {
-        Self { events: self.events.clone(), last_failure: None, repeats: 0 }
+        Self { events: self.events.clone(), metrics: self.metrics.clone(), last_failure: None, repeats: 0 }
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<RenewalEvent> {
         self.events.subscribe()
     }
 
+    /// What is counted about the source.
+    pub(super) fn metrics(&self) -> &SourceMetrics {
+        &self.metrics
+    }
+
+    /// Counts the events that the slowest subscriber has not taken yet.
+    pub(super) fn depth(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let events = self.events.clone();
+        move || events.len()
+    }
+
     pub(super) fn report(&mut self, event: RenewalEvent) {
+        self.metrics.event(event.name());
         log(&event, self.is_loud(&event));
         // Nobody listening is fine.
         let _ = self.events.send(event);

@@ -30,10 +30,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ErrorKind, RenewalEvent, Source, SourceError,
     backoff::{self, Backoff},
-    event::Reporter,
+    event::{BAD_MESSAGE, Reporter},
     renewal::{Moment, Outcome, Renewal},
 };
-use crate::identity::{IdentityStore, Workload};
+use crate::{
+    identity::{IdentityStore, Workload},
+    telemetry::metrics::{Depth, SourceMetrics},
+};
 
 /// How the supervisor treats failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +143,19 @@ impl Supervisor {
         &self.reporter
     }
 
+    /// What is counted about the source.
+    #[must_use]
+    pub fn metrics(&self) -> &SourceMetrics {
+        self.reporter.metrics()
+    }
+
+    /// Counts the events that the slowest receiver of [`Supervisor::events`] has not taken yet.
+    #[must_use]
+    pub fn events_queued(&self) -> Depth {
+        let depth = self.reporter.depth();
+        Box::new(depth)
+    }
+
     /// Runs until `shutdown`.
     ///
     /// # Errors
@@ -180,6 +196,7 @@ impl Supervisor {
             match applied {
                 Ok(outcome) => {
                     delivered = true;
+                    self.reporter.metrics().updated(now.wall);
                     self.status.send_replace(SourceStatus {
                         connected: true,
                         last_update: Some(now.wall),
@@ -203,6 +220,8 @@ impl Supervisor {
             status.last_error = Some(error.chain().into());
             status.last_error_kind = Some(kind);
         });
+        let counted = if error.is_bad_message() { BAD_MESSAGE } else { kind.as_str() };
+        self.reporter.metrics().failed(counted, self.renewal.failures());
         self.apply(outcome);
         if self.renewal.is_fatal(kind) {
             return Err(error);

@@ -16,8 +16,8 @@ use super::{
     DeltaRequest, Lookup, Rejection, Resource, ResourceName, ResourceSet, SotwRequest, Variant, Version,
     response::state_digest,
 };
-use interest::Interests;
 pub use interest::Status;
+use interest::{Interest, Interests};
 use outstanding::{Outstanding, Sent};
 pub use update::{Answer, Heard, Update};
 
@@ -224,6 +224,13 @@ impl Subscription {
     #[must_use]
     pub fn names(&self) -> usize {
         self.interests.len()
+    }
+
+    /// How many names the client asked for and has not heard of: neither a resource nor that there is none.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let unheard = |interest: &&Interest| interest.explicit && interest.held.is_none() && !interest.told_absent;
+        self.interests.iter().filter(unheard).count()
     }
 
     fn check_count(&self, names: usize) -> Result<(), TooManyNames> {

@@ -1,8 +1,8 @@
 //! The section `admin`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use super::{Compose, DEFAULT_SOCKET, raw, scalar};
+use super::{Compose, DEFAULT_SOCKET, MINUTE, raw, scalar};
 use crate::{
     admin,
     server::listen::{self, UnixConfig},
@@ -18,8 +18,15 @@ impl Compose {
     pub(super) fn admin(&mut self, raw: raw::Admin, source: Option<&workload_api::Config>) -> admin::Config {
         let allow_public = raw.allow_public.unwrap_or_default();
         let hosts = self.parse("admin.hosts", raw.hosts, |text| scalar::hosts(&text)).unwrap_or_default();
+        let starved_after = self.duration(
+            "admin.starved_after",
+            raw.starved_after,
+            admin::Config::default().starved_after,
+            Duration::ZERO..=60 * MINUTE,
+        );
+        let config = admin::Config { listeners: Vec::new(), required: true, allow_public, hosts, starved_after };
         let Some(mut listeners) = raw.listeners else {
-            return admin::Config { listeners: vec![default_listener()], required: false, allow_public, hosts };
+            return admin::Config { listeners: vec![default_listener()], required: false, ..config };
         };
         for unix in listeners.iter_mut().filter_map(|listener| listener.unix.as_mut()) {
             unix.mode.get_or_insert_with(|| format!("0{DEFAULT_ADMIN_MODE:o}"));
@@ -36,7 +43,7 @@ impl Compose {
             let key = format!("{section}[{index}].unix.path");
             self.complain(&key, "is where Envoy connects when no `listeners` are set; choose another path");
         }
-        admin::Config { listeners, required: true, allow_public, hosts }
+        admin::Config { listeners, ..config }
     }
 }
 

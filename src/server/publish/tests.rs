@@ -32,7 +32,7 @@ async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec
         let begun = Instant::now();
         let mut seen = Vec::new();
         while feed.changed().await.is_ok() {
-            let Feed::Live(set) = feed.borrow_and_update().clone() else { break };
+            let Feed::Live(set, _) = feed.borrow_and_update().clone() else { break };
             let version = |name| match set.lookup(name) {
                 Lookup::Available(resource) => resource.version().clone(),
                 other => panic!("{name} is {other:?}"),

@@ -15,9 +15,8 @@ use prometheus_client::{
 };
 
 /// Upper bounds in microseconds: from a push over a Unix socket to a client that is nearly lost.
-const BOUNDS: [u64; 14] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 10_000_000,
-];
+const BOUNDS: [u64; 14] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 10_000_000];
 
 /// A histogram in seconds. Clones are the same histogram.
 #[derive(Clone, Debug, Default)]

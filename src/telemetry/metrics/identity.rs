@@ -105,7 +105,8 @@ impl Collector for Identities {
         let lives = lives(snapshot, &self.jwt.borrow());
         let now = SystemTime::now();
         let help = "The end of an SVID's life";
-        let mut family = encoder.encode_descriptor("svid_not_after_timestamp_seconds", help, None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor("svid_not_after_timestamp_seconds", help, None, MetricType::Gauge)?;
         for ((id, kind), life) in &lives {
             let labels = [("spiffe_id", id.as_str()), ("kind", *kind)];
             ConstGauge::new(seconds(life.not_after)).encode(family.encode_family(&labels)?)?;
@@ -151,9 +152,12 @@ mod tests {
     fn the_ratio_stays_within_its_bounds() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert!((ratio_left(life(100, 200), at(175)) - 0.25).abs() < 1e-9);
-        for (life, now, expected) in
-            [(life(100, 200), 50, 1.0), (life(100, 200), 300, 0.0), (life(100, 100), 100, 0.0), (life(200, 100), 0, 0.0)]
-        {
+        for (life, now, expected) in [
+            (life(100, 200), 50, 1.0),
+            (life(100, 200), 300, 0.0),
+            (life(100, 100), 100, 0.0),
+            (life(200, 100), 0, 0.0),
+        ] {
             assert!((ratio_left(life, at(now)) - expected).abs() < 1e-9, "{life:?} at {now}");
         }
     }
