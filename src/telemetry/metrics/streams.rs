@@ -1,5 +1,7 @@
 //! What happens on connections and streams.
 
+mod labels;
+
 use std::{
     fmt,
     sync::{Arc, OnceLock, atomic::AtomicI64},
@@ -8,7 +10,7 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
+    encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{
         MetricType,
         counter::Counter,
@@ -23,6 +25,7 @@ use super::{
     waits::{Waiting, Waits},
 };
 use crate::xds::{Service, Variant};
+use labels::{Closing, Code, Kind, Peer, Protocol, Push, Reason};
 
 /// After this long without an answer a subscription counts as starved, unless configured otherwise.
 const STARVED_AFTER: Duration = Duration::from_secs(30);
@@ -52,52 +55,6 @@ pub enum Mismatch {
     Stale,
     /// It asks for the same again, and gets it.
     Repeated,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    service: &'static str,
-    variant: &'static str,
-    peer: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    service: &'static str,
-    variant: &'static str,
-    peer: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Closing {
-    service: &'static str,
-    variant: &'static str,
-    peer: &'static str,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Push {
-    service: &'static str,
-    variant: &'static str,
-    rollout: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Protocol {
-    service: &'static str,
-    variant: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Peer {
-    peer: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Code {
-    code: &'static str,
 }
 
 /// The metrics of every stream. Clones are the same metrics.
