@@ -67,7 +67,6 @@ pub struct Parts {
 }
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
-#[must_use]
 pub fn router(parts: Parts) -> Router {
     Router::new()
         .route("/live", get(probes::live))

@@ -42,7 +42,8 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     });
     let mut places = BTreeMap::new();
     collect_places(tree, String::new(), &mut places);
-    let mut compose = Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new(), public: false };
+    let mut compose =
+        Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new(), address: scalar::loopback };
 
     let naming_default = secret::Config::default();
     let server_default = server::Config::default();
@@ -121,8 +122,8 @@ struct Compose {
     /// The listener of each socket and address; nobody else can have them.
     sockets: BTreeMap<PathBuf, String>,
     addresses: BTreeMap<SocketAddr, String>,
-    /// The listeners at hand may be on addresses that others can reach.
-    public: bool,
+    /// Which TCP addresses the listeners at hand may have.
+    address: fn(&str) -> Result<SocketAddr, String>,
 }
 
 impl Compose {
@@ -293,7 +294,7 @@ impl Compose {
         if raw.address.is_none() && self.is_sound(&key) {
             self.complain(&key, "has no `address`; write such as 127.0.0.1:18000");
         }
-        let parse = if self.public { scalar::address } else { scalar::loopback };
+        let parse = self.address;
         self.parse(&format!("{key}.address"), raw.address, |text| parse(&text))
     }
 

@@ -79,6 +79,19 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     ))
 }
 
+/// A TCP address for operators that only this machine can reach.
+pub(super) fn admin_address(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!(
+        "{} is not a loopback address; whoever reaches it sees every SPIFFE ID and every client: listen on 127.0.0.1 or \
+         [::1] or on a Unix socket, or set `allow_public: true`",
+        quoted(text)
+    ))
+}
+
 /// A trust domain, as a name or as a SPIFFE ID without a path.
 pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     let name = text.strip_prefix("spiffe://").unwrap_or(text);

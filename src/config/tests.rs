@@ -32,6 +32,8 @@ fn the_standard_variable_is_enough() {
     let path = "/run/spiffe-sds/sds.sock".into();
     let unix = listen::UnixConfig { path, mode: 0o660, owner: None, group: None };
     assert_eq!(config.server().listeners, [listen::Config::Unix(unix)]);
+    assert!(!config.admin().required, "nobody asked for the default admin listener");
+    assert_eq!(config.admin().listeners.len(), 1);
 }
 
 #[test]
@@ -57,6 +59,7 @@ bundle_endpoint: {refresh_hint: 5m, listeners: [{unix: {path: /run/c.sock}}]}
 limits: {streams_per_connection: 1, streams_per_peer: 2, connections: 3, names_per_stream: 4, request_bytes: 65536}
 keepalive: {interval: 2s, timeout: 1s}
 drain_deadline: 0s
+admin: {listeners: [{unix: {path: /run/d.sock}}, {tcp: {address: "0.0.0.0:9464"}}], allow_public: true, hosts: "a.test, b", starved_after: 5s}
 log: {format: json, filter: "warn,spiffe_sds::server=debug"}
 "#,
     )
@@ -82,6 +85,11 @@ log: {format: json, filter: "warn,spiffe_sds::server=debug"}
     );
     assert_eq!(config.bundles().listeners, [unix("/run/c.sock", 0o660, None, None)]);
     assert_eq!(config.bundles().refresh_hint.as_secs(), 300);
+    let admin = config.admin();
+    let listeners = [unix("/run/d.sock", 0o600, None, None), listen::Config::Tcp("0.0.0.0:9464".parse().unwrap())];
+    assert_eq!(admin.listeners, listeners);
+    assert!(admin.required && admin.allow_public);
+    assert_eq!((admin.hosts.join(" "), admin.starved_after.as_secs()), ("a.test b".to_owned(), 5));
     let limits = config.server().limits;
     assert_eq!((limits.streams_per_connection, limits.streams_per_peer, limits.connections), (1, 2, 3));
     assert_eq!((limits.names_per_stream, limits.request_bytes), (4, 65536));

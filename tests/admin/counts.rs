@@ -9,8 +9,11 @@ use tonic::Status;
 const SOTW: [(&str, &str); 3] = [("service", "sds"), ("variant", "sotw"), ("peer", "unix")];
 const DELTA: [(&str, &str); 3] = [("service", "ads"), ("variant", "delta"), ("peer", "unix")];
 
+/// A metric without our prefix, some of its labels, and the sum of what has them.
+type Expected<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 /// Every expectation at once, so that one look says everything that is wrong.
-fn assert_counts(samples: &super::fixture::Samples, expected: &[(&str, &[(&str, &str)], f64)]) {
+fn assert_counts(samples: &super::fixture::Samples, expected: &[Expected<'_>]) {
     let wrong: Vec<_> = expected
         .iter()
         .map(|(name, labels, value)| (name, labels, value, samples.sum(&format!("spiffe_sds_{name}"), labels)))

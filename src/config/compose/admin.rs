@@ -31,10 +31,10 @@ impl Compose {
         for unix in listeners.iter_mut().filter_map(|listener| listener.unix.as_mut()) {
             unix.mode.get_or_insert_with(|| format!("0{DEFAULT_ADMIN_MODE:o}"));
         }
-        self.public = allow_public;
+        self.address = if allow_public { scalar::address } else { scalar::admin_address };
         let section = "admin.listeners";
         let listeners = self.sockets_of(section, listeners, source);
-        self.public = false;
+        self.address = scalar::loopback;
         let own = PathBuf::from(DEFAULT_SOCKET);
         let taken = |listener: &listen::Config| matches!(listener, listen::Config::Unix(unix) if unix.path == own);
         if !self.places.contains_key("listeners")

@@ -245,6 +245,16 @@ fn listeners() {
         "sds.yaml:1:45: bundle_endpoint.listeners[0].unix.path: is where Envoy connects when no `listeners` are set; choose another path"
     );
     assert!(problems("bundle_endpoint: {listeners: []}").is_empty());
+    refused!(
+        "admin: {listeners: [{tcp: {address: '10.0.0.1:80'}}]}",
+        r#"sds.yaml:1:37: admin.listeners[0].tcp.address: "10.0.0.1:80" is not a loopback address; whoever reaches it sees every SPIFFE ID and every client: listen on 127.0.0.1 or [::1] or on a Unix socket, or set `allow_public: true`"#
+    );
+    refused!(
+        "admin: {hosts: 'a.test, b.test:80'}",
+        r#"sds.yaml:1:16: admin.hosts: "b.test:80" is not the name of a host; write names without port, separated by commas; IP addresses need no entry"#
+    );
+    assert!(problems("admin: {allow_public: true, listeners: [{tcp: {address: '10.0.0.1:80'}}]}").is_empty());
+    assert!(problems("admin: {listeners: []}").is_empty());
     assert!(problems("listeners: [{tcp: {address: '127.0.0.1:0'}}, {tcp: {address: '127.0.0.1:0'}}]").is_empty());
 }
 
