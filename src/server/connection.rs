@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{Config, listen::Socket, peer::Peer};
+use super::{Config, authority::Authority, listen::Socket, peer::Peer};
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -206,7 +206,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(STREAM_WINDOW as usize)
         .max_header_list_size(16 << 10)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(Authority::new(io)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         ended = &mut connection => return ended,
