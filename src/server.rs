@@ -16,6 +16,7 @@ mod observe;
 mod peer;
 mod publish;
 mod reflection;
+mod rest;
 mod service;
 
 use std::{sync::Arc, time::Duration};
@@ -189,7 +190,8 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes =
             Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
-        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
+        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
+        let routes = rest::add(routes, self.shared.clone()).prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));
