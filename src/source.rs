@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod decode;
 mod endpoint;
 pub mod event;
+pub mod failover;
 pub mod jwt;
 mod renewal;
 pub mod supervisor;
@@ -38,11 +39,20 @@ pub trait Source: Send + Sync {
     /// A snapshot without SVIDs means "entitled to no identity, but this is whom to trust". Dropping the stream ends
     /// the session and releases its connection.
     fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>>;
+
+    /// What logs, events and status pages call it: its address, where it has one.
+    fn name(&self) -> Arc<str> {
+        Arc::from("source")
+    }
 }
 
 impl<S: Source + ?Sized> Source for Arc<S> {
     fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>> {
         (**self).watch(workload)
+    }
+
+    fn name(&self) -> Arc<str> {
+        (**self).name()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Mutex};
 
 use futures_util::{
-    FutureExt as _,
+    FutureExt as _, StreamExt as _,
     stream::{self, BoxStream},
 };
 use tonic::Code;
