@@ -1,6 +1,6 @@
 //! One of the supervisor's sources: its session, or when the next one may begin.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use tokio::time::Instant;
