@@ -128,3 +128,59 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 fn contains(text: &[u8], wanted: &[u8]) -> bool {
     find(text, wanted).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::KeyPair as _;
+    use pem_rfc7468::LineEnding;
+
+    use super::*;
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        pem_rfc7468::encode_string(label, LineEnding::LF, der).unwrap()
+    }
+
+    fn key(text: &str) -> Result<Zeroizing<Vec<u8>>, FilesError> {
+        private_key(Path::new("key.pem"), text.as_bytes())
+    }
+
+    #[test]
+    fn rsa_keys_are_converted() {
+        let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        // The last field of PKCS#8 is PKCS#1, behind 26 bytes for this size.
+        let converted = key(&pem("RSA PRIVATE KEY", &pkcs8.as_ref()[26..])).unwrap();
+        let again = rsa::KeyPair::from_pkcs8(&converted).unwrap();
+        assert_eq!(again.public_key().as_ref(), pair.public_key().as_ref());
+        assert!(matches!(key(&pem("RSA PRIVATE KEY", b"nonsense")), Err(FilesError::UnusableKey { .. })));
+        assert!(matches!(key(&pem("EC PRIVATE KEY", b"nonsense")), Err(FilesError::UnusableKey { .. })));
+    }
+
+    #[test]
+    fn encrypted_keys_are_told_apart() {
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        for text in [old, &pem("ENCRYPTED PRIVATE KEY", b"x")] {
+            assert!(matches!(key(text), Err(FilesError::EncryptedKey { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_blocks_are_counted() {
+        let good = pem("CERTIFICATE", b"good");
+        let broken = |text: String| match certificates(Path::new("a.pem"), text.as_bytes()) {
+            Err(FilesError::Pem { index, .. }) => index,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(broken(format!("{good}text\n-----BEGIN CERTIFICATE-----\nAAAA")), 1);
+        assert_eq!(broken(format!("{good}{good}-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n")), 2);
+        assert_eq!(broken("-----BEGIN ".to_owned()), 0);
+        let two = certificates(Path::new("a.pem"), format!("a\n{good}b\n{good}c").as_bytes()).unwrap();
+        assert_eq!(two, [b"good", b"good"]);
+    }
+
+    #[test]
+    fn what_is_no_certificate_keeps_its_place_for_the_decoder() {
+        let text = pem("CERTIFICATE", b"one") + &pem("CERTIFICATE", b"two");
+        assert_eq!(chain(Path::new("a.pem"), text.as_bytes()).unwrap(), [b"one", b"two"]);
+    }
+}
