@@ -124,6 +124,15 @@ fn the_example_is_valid_and_shows_every_key() {
 }
 
 #[test]
+fn the_other_examples_are_valid() {
+    for name in ["examples/failover.yaml", "examples/files.yaml"] {
+        let file = File { path: name.into(), text: read(name) };
+        let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
+        assert!(!config.unwrap_or_else(|problems| panic!("{problems}")).sources().is_empty());
+    }
+}
+
+#[test]
 fn every_variable_overrides_its_key() {
     for key in config::keys() {
         let (Some(variable), Some(default)) = (key.variable, key.default) else { continue };

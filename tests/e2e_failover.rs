@@ -44,8 +44,7 @@ async fn there_and_back(mut plan: Plan) {
         arrived(&mesh).await;
         rotate(&mesh).await;
     }
-    let report = mesh.expect_no_failure(load).await;
-    println!("{}: {} requests", mesh.label(), report.requests);
+    mesh.expect_no_failure(load).await;
 }
 
 async fn on_standby(mesh: &Mesh) {

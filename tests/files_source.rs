@@ -9,14 +9,18 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::PathBuf,
+    sync::Arc,
 };
 
 use fixture::{Ca, Client, Volume, pem, write};
 use spiffe_sds::{
+    dev::{self, DevIssuer},
     identity::{Availability, TrustDomain},
     source::{
-        RenewalEvent,
+        Endpoint, Files, RenewalEvent, WorkloadApi,
+        failover::SwitchReason,
         files::{Config, Paths, SvidFiles},
+        workload_api,
     },
 };
 
@@ -250,12 +254,14 @@ async fn every_bad_content_is_named_with_its_file() {
         (&chain, &key, "{\"keys\": []}", "trust bundle of example.org cannot be used"),
         (&chain, &key, &foreign_bundle, "does not vouch for it"),
     ];
-    for (chain, key, bundle, expected) in cases {
+    let clients = cases.map(|(chain, key, bundle, expected)| {
         let directory = tempfile::tempdir().unwrap();
         for (file, text) in [("svid.pem", chain), ("svid_key.pem", key), ("svid_bundle.pem", bundle)] {
             write(&directory.path().join(file), text);
         }
-        let mut client = Client::of(each(directory.path()));
+        (Client::of(each(directory.path())), directory, key, expected)
+    });
+    for (mut client, _directory, key, expected) in clients {
         match client.event("renewal_failed").await {
             RenewalEvent::RenewalFailed { error, .. } => {
                 assert!(error.contains(expected), "{expected}: {error}");
@@ -299,4 +305,33 @@ async fn what_others_do_beside_the_files_or_who_reads_them_starts_nothing() {
 fn names_are_those_of_the_first_file() {
     use spiffe_sds::source::{Files, Source as _};
     assert_eq!(&*Files::new(each(&PathBuf::from("/a"))).name(), "file:///a/svid.pem");
+}
+
+#[tokio::test]
+async fn files_serve_until_the_agent_is_there() {
+    let (ca, directory) = (Ca::new("example.org").await, tempfile::tempdir().unwrap());
+    let held = ca.rotate();
+    held.write(directory.path(), ["svid.pem", "svid_key.pem", "svid_bundle.pem"]);
+    let endpoint = Endpoint::Unix(directory.path().join("agent.sock"));
+    let api = WorkloadApi::new(workload_api::Config { endpoint: endpoint.clone(), trust_domain: None });
+    let mut client = Client::of_several(vec![Arc::new(api), Arc::new(Files::new(each(directory.path())))]);
+    client.serves(&held).await;
+    let mut config = dev::Config::new(TrustDomain::new("example.org").unwrap(), endpoint.clone());
+    config = config.identity(held.issued.svid.id.clone(), None);
+    let agent = DevIssuer::start(config).await.unwrap();
+    match client.event("source_switched").await {
+        RenewalEvent::SourceSwitched { to, reason: SwitchReason::Lost, .. } => {
+            assert!(to.starts_with("file:///"), "{to}")
+        }
+        other => panic!("{other:?}"),
+    }
+    match client.event("source_switched").await {
+        RenewalEvent::SourceSwitched { from, to, reason } => {
+            assert_eq!((&*to, reason), (endpoint.to_string().as_str(), SwitchReason::Preferred));
+            assert!(from.starts_with("file:///"), "{from}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let issued = agent.svid(&held.issued.svid.id).unwrap();
+    client.ready(|snapshot| snapshot.default_svid().unwrap().chain == issued.svid.chain).await;
 }

@@ -24,7 +24,7 @@ use spiffe_sds::{
         Availability, Certificate, IdentitySnapshot, IdentityStore, SpiffeId, TrustBundle, TrustDomain, Workload,
     },
     source::{
-        Endpoint, Files, RenewalEvent, Supervisor, backoff,
+        Endpoint, Files, RenewalEvent, Source, Supervisor, backoff, failover,
         files::{Config, Paths, SvidFiles},
         supervisor,
     },
@@ -167,10 +167,15 @@ impl Drop for Client {
 
 impl Client {
     pub(crate) fn of(config: Config) -> Self {
+        Self::of_several(vec![Arc::new(Files::new(config))])
+    }
+
+    pub(crate) fn of_several(sources: Vec<Arc<dyn Source>>) -> Self {
         let backoff = backoff::Config { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
-        let config = (Files::new(config), supervisor::Config { backoff, denied_grace: Duration::from_secs(60) });
+        let config = supervisor::Config { backoff, denied_grace: Duration::from_secs(60) };
+        let failover = failover::Config { failback_after: Duration::from_millis(300), ..failover::Config::default() };
         let store = Arc::new(IdentityStore::new());
-        let supervisor = Supervisor::new(config.0, Workload::Own, store.clone(), config.1);
+        let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), config);
         let (events, stop) = (supervisor.events(), CancellationToken::new());
         tokio::spawn(supervisor.run(stop.clone()));
         Self { events, names: Vec::new(), state: store.watch(&Workload::Own), stop }

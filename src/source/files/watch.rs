@@ -23,6 +23,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// A change that never ends is looked at after this long.
 const LONGEST_CHANGE: Duration = Duration::from_secs(1);
 
+/// How often directories may change under the set-up before that is left to the next event.
+const ATTEMPTS: usize = 10;
+
 /// Follows files until it is dropped. Directories that go and come back are other directories to the kernel, so after
 /// each change a new one has to be made, before the files are read.
 #[derive(Debug)]
@@ -37,11 +40,24 @@ impl Watch {
     /// # Errors
     /// The kernel has no room for another one.
     pub(super) fn new(files: &[PathBuf]) -> Result<Self, FilesError> {
+        let mut places = Places::of(files);
+        for _ in 0..ATTEMPTS {
+            let watch = Self::armed(files, &places)?;
+            // What was made or replaced while the watches were set up would be watched by none of them.
+            let now = Places::of(files);
+            if now == places {
+                return Ok(watch);
+            }
+            places = now;
+        }
+        Self::armed(files, &places)
+    }
+
+    fn armed(files: &[PathBuf], places: &Places) -> Result<Self, FilesError> {
         let changed = Arc::new(Notify::new());
-        let places = Places::of(files);
         let failed = |path: &Path, source| FilesError::Watch { path: path.to_owned(), source };
         let mut watcher = notify::recommended_watcher({
-            let (changed, files, directories) = (changed.clone(), files.to_vec(), places.directories);
+            let (changed, files, directories) = (changed.clone(), files.to_vec(), places.directories.clone());
             move |event: notify::Result<Event>| {
                 if event.is_ok_and(|event| !concerns(&event, &files, &directories)) {
                     return;
@@ -52,8 +68,8 @@ impl Watch {
         .map_err(|source| failed(Path::new("files"), source))?;
         for path in &places.watched {
             match watcher.watch(path, RecursiveMode::NonRecursive) {
-                // Gone since we looked: the directory above, which comes first, tells when it is back.
-                Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
+                // Gone since we looked; that shows when we look again.
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(failed(path, error)),
                 Ok(()) => {}
             }
@@ -70,10 +86,12 @@ impl Watch {
 }
 
 /// Where changes of files show.
+#[derive(Debug, PartialEq, Eq)]
 struct Places {
     /// Directories in which every change counts: those of the files, and those that links lead to.
     directories: BTreeSet<PathBuf>,
-    /// The former and the directories above them, as far as they exist. Shorter paths come first.
+    /// The former and the directories above them, as far as they exist. A directory comes before those in it, so that none is
+    /// replaced unseen.
     watched: BTreeSet<PathBuf>,
 }
 
@@ -96,6 +114,14 @@ impl Places {
             }
         }
         Self { directories, watched }
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 
