@@ -1,26 +1,49 @@
 //! How identities become xDS resources: pure, so that every name, flavour and order can be tested without a socket.
 
+mod build;
+mod contents;
 mod encode;
 mod name;
+mod pattern;
+mod revocation;
 mod rollout;
+mod select;
+pub mod table;
+mod template;
+mod view;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration, time::SystemTime};
+use std::{sync::Arc, time::Duration, time::SystemTime};
 
+pub use contents::{Contents, Note};
 pub use encode::EncodeError;
-pub use name::{Naming, SecretName, dot_free};
+pub use name::{NameError, Naming, SecretName, check as check_name, dot_free};
+pub use pattern::{Pattern, PatternError};
+pub use revocation::CrlPolicy;
 pub use rollout::stages;
+pub use select::DefaultIdentity;
+pub use table::{NameTable, NodeNames};
+pub use template::{Template, TemplateError, Unfilled, Variable};
+pub use view::View;
 
 use crate::{
-    identity::{IdentitySnapshot, TrustBundle},
-    xds::{Absence, EnvoyVersion, Node, Origin, Rank, Resource, ResourceName, ResourceSet},
+    identity::IdentitySnapshot,
+    xds::{EnvoyVersion, Node, Origin, ResourceSet},
 };
-use encode::Payload;
 
 /// What the catalog serves and how a change of it is rolled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The names that stand for "the default identity", "our bundle" and "all bundles".
     pub naming: Naming,
+    /// Further names, as the operator has them.
+    pub names: NameTable,
+    /// Which of several identities is the default one.
+    pub default_identity: DefaultIdentity,
+    /// The only names that are answered, beside those of the table; `None` is all that have a meaning. A name that is
+    /// not allowed is impossible, even where it would otherwise be waited for.
+    pub allowed: Option<Vec<Pattern>>,
+    /// When the source's revocation lists are served.
+    pub crls: CrlPolicy,
     /// Serve plain `trusted_ca` contexts instead of the SPIFFE certificate validator (SPIRE's option of this name).
     pub disable_spiffe_cert_validation: bool,
     /// Answer an empty first name list with everything the peer may have, as SPIRE does. Off: it gets nothing,
@@ -34,6 +57,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             naming: Naming::default(),
+            names: NameTable::default(),
+            default_identity: DefaultIdentity::default(),
+            allowed: None,
+            crls: CrlPolicy::default(),
             disable_spiffe_cert_validation: false,
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
@@ -66,129 +93,47 @@ impl Flavour {
 /// Turns identity snapshots into resource sets.
 #[derive(Clone, Debug)]
 pub struct SecretCatalog {
-    naming: Arc<Naming>,
+    config: Arc<Config>,
     origin: Arc<Origin>,
 }
 
 impl SecretCatalog {
     /// A catalog whose resources say that they come from `origin`.
     #[must_use]
-    pub fn new(naming: Naming, origin: Arc<Origin>) -> Self {
-        Self { naming: Arc::new(naming), origin }
+    pub fn new(config: Config, origin: Arc<Origin>) -> Self {
+        Self { config: Arc::new(config), origin }
     }
 
-    /// Every resource that `snapshot` gives to a client of this flavour at `now`.
+    /// What `snapshot` has to give at `now`, encoded once for every name and flavour.
     ///
     /// A certificate that has expired is withheld: who holds it keeps it (its peers will refuse it), and nobody gets
     /// it anew.
     ///
     /// # Errors
     /// [`EncodeError`]; then nothing of the snapshot must be published.
-    pub fn resources(
-        &self,
-        snapshot: &IdentitySnapshot,
-        flavour: Flavour,
-        now: SystemTime,
-    ) -> Result<ResourceSet, EncodeError> {
-        let mut set = Builder { origin: &self.origin, resources: BTreeMap::new(), withheld: Vec::new() };
-        self.certificates(snapshot, now, &mut set)?;
-        self.contexts(snapshot, flavour, &mut set)?;
-        Ok(ResourceSet::new(set.resources.into_values(), set.withheld, self.possible(snapshot, flavour)))
+    pub fn contents(&self, snapshot: &Arc<IdentitySnapshot>, now: SystemTime) -> Result<Arc<Contents>, EncodeError> {
+        Contents::new(snapshot, &self.config, now).map(Arc::new)
+    }
+
+    /// Every resource that these contents are to a client of this flavour.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; then nothing of the snapshot must be published.
+    pub fn view(&self, contents: &Arc<Contents>, flavour: Flavour) -> Result<View, EncodeError> {
+        let set = build::base(contents, flavour, &self.config, &self.origin)?;
+        Ok(View::new(contents.clone(), flavour, set, self.origin.clone()))
+    }
+
+    /// What everyone sees before anything is known: every name is withheld.
+    #[must_use]
+    pub fn pending(&self) -> View {
+        View::without_contents(ResourceSet::pending(), self.origin.clone())
     }
 
     /// What is served to a workload that is entitled to nothing: no name is impossible, and nothing is there.
     #[must_use]
-    pub fn nothing(&self) -> ResourceSet {
-        ResourceSet::new([], [], Arc::new(|_| true))
-    }
-
-    fn certificates(&self, snapshot: &IdentitySnapshot, now: SystemTime, set: &mut Builder) -> Result<(), EncodeError> {
-        for (at, svid) in snapshot.svids.iter().enumerate() {
-            let id = svid.id.to_string();
-            let mut names = vec![(id.as_str(), true)];
-            if at == 0 {
-                names.push((self.naming.default_svid.as_str(), false));
-            }
-            if svid.validity.is_expired(now) {
-                names.into_iter().for_each(|(name, _)| set.withhold(name));
-                continue;
-            }
-            let mut payload = encode::certificate(svid)?;
-            for (name, listed) in names {
-                set.add(name, listed, Rank::Credential, &mut payload);
-            }
-        }
-        Ok(())
-    }
-
-    fn contexts(&self, snapshot: &IdentitySnapshot, flavour: Flavour, set: &mut Builder) -> Result<(), EncodeError> {
-        for bundle in snapshot.bundles.values() {
-            let name = format!("spiffe://{}", bundle.trust_domain());
-            let own = snapshot.own_bundle().is_some_and(|own| own == bundle);
-            let names = [(name.as_str(), true)].into_iter();
-            let names = names.chain(own.then_some((self.naming.default_bundle.as_str(), false)));
-            set.add_context(names, encode::validation(flavour, &[bundle])?);
-        }
-        let all: Vec<&TrustBundle> = snapshot.bundles.values().map(AsRef::as_ref).collect();
-        let taken = self.naming.all_bundles == self.naming.default_bundle;
-        if flavour == Flavour::Spiffe && !taken && !all.is_empty() {
-            let names = [(self.naming.all_bundles.as_str(), false)].into_iter();
-            set.add_context(names, encode::validation(flavour, &all)?);
-        }
-        Ok(())
-    }
-
-    /// Names that may get a meaning later. Only what the grammar, the flavour or the trust domain rules out is
-    /// impossible: registrations are eventually consistent, and an Envoy that is told "no" opens its port without
-    /// a certificate instead of waiting.
-    fn possible(&self, snapshot: &IdentitySnapshot, flavour: Flavour) -> Absence {
-        let naming = self.naming.clone();
-        let domains: Vec<_> = snapshot.svids.iter().map(|svid| svid.id.trust_domain().clone()).collect();
-        let own = snapshot.trust_domain.clone();
-        Arc::new(move |name| match SecretName::parse(name, &naming) {
-            None => false,
-            Some(SecretName::AllBundles) => flavour == Flavour::Spiffe,
-            Some(SecretName::Svid(id)) => {
-                let td = id.trust_domain();
-                (domains.is_empty() && own.is_none()) || domains.contains(td) || own.as_ref() == Some(td)
-            }
-            Some(SecretName::DefaultSvid | SecretName::OwnBundle | SecretName::Bundle(_)) => true,
-        })
-    }
-}
-
-/// Collects resources under all the spellings of their names; the first claim to a name wins.
-struct Builder<'a> {
-    origin: &'a Arc<Origin>,
-    resources: BTreeMap<ResourceName, Arc<Resource>>,
-    withheld: Vec<ResourceName>,
-}
-
-impl Builder<'_> {
-    fn add(&mut self, name: &str, listed: bool, rank: Rank, payload: &mut Payload) {
-        let spellings = [(name.to_owned(), listed)].into_iter().chain(dot_free(name).map(|name| (name, false)));
-        for (name, listed) in spellings {
-            let body = payload.encode(&name);
-            let (name, version) = (ResourceName::from(name), payload.version().clone());
-            if self.withheld.contains(&name) {
-                continue;
-            }
-            self.resources
-                .entry(name.clone())
-                .or_insert_with(|| Arc::new(Resource::new(name, version, rank, listed, body, self.origin.clone())));
-        }
-    }
-
-    fn add_context<'n>(&mut self, names: impl Iterator<Item = (&'n str, bool)>, payload: Option<Payload>) {
-        match payload {
-            Some(mut payload) => names.for_each(|(name, listed)| self.add(name, listed, Rank::Trust, &mut payload)),
-            None => names.for_each(|(name, _)| self.withhold(name)),
-        }
-    }
-
-    fn withhold(&mut self, name: &str) {
-        let spellings = [name.to_owned()].into_iter().chain(dot_free(name)).map(ResourceName::from);
-        self.withheld.extend(spellings.filter(|name| !self.resources.contains_key(name)));
+    pub fn nothing(&self) -> View {
+        View::without_contents(ResourceSet::new([], [], Arc::new(|_| true)), self.origin.clone())
     }
 }
 

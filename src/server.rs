@@ -7,6 +7,7 @@
 mod connection;
 mod drive;
 mod fetch;
+mod flood;
 mod health;
 mod inbound;
 pub mod listen;
@@ -31,13 +32,14 @@ pub use peer::Peer;
 
 use crate::{
     identity::Availability,
-    secret::{self, SecretCatalog},
-    xds::{Origin, SECRET_TYPE_URL},
+    secret::{self, Flavour, NodeNames, SecretCatalog},
+    xds::{Node, Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
+use flood::Floods;
 use listen::Socket;
 use peer::PeerStreams;
-use publish::{Feeds, Publisher};
+use publish::{Feed, Feeds, Publisher};
 use service::{Aggregated, Secrets};
 
 /// Events that a slow listener may lag behind before it misses some.
@@ -116,6 +118,18 @@ struct Shared {
     feeds: Feeds,
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
+    floods: Floods,
+}
+
+impl Shared {
+    /// What the client that calls itself this follows, and the names that only it has.
+    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, NodeNames) {
+        let names = self.secrets.names.bind(node, &self.secrets.naming);
+        for unusable in &names.unusable {
+            self.floods.unusable(node, unusable);
+        }
+        (self.feeds.of(Flavour::of(node, &self.secrets)), names)
+    }
 }
 
 /// A server whose listeners are open.
@@ -138,8 +152,9 @@ impl Server {
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
-        let catalog = SecretCatalog::new(secrets.naming.clone(), origin.clone());
+        let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
+        let floods = Floods::new(secrets.names.templates());
         let shared = Shared {
             secrets,
             limits: config.limits,
@@ -147,6 +162,7 @@ impl Server {
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            floods,
         };
         Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared) })
     }

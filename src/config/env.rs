@@ -73,7 +73,13 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
                 return None;
             }
         },
-        "list" => Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect()),
+        "list" if key == "listeners" => {
+            Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect())
+        }
+        "list" => {
+            let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
+            Value::List(text.split(',').map(item).collect())
+        }
         "true or false" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Bool),
         "number" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),
         _ => Value::Text(text.to_owned()),

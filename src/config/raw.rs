@@ -87,10 +87,104 @@ pub(super) struct Secrets {
     /// Answer a stream that opens with an empty list of names with everything the client may have, as SPIRE does.
     #[schemars(extend("default" = false))]
     pub(super) wildcard: Option<bool>,
+    /// Which of several identities is the default one. By default the first that the source names.
+    pub(super) default_identity: DefaultIdentity,
+    /// Names of your own, beside those above and the SPIFFE IDs: see docs/names.md.
+    pub(super) names: Option<Vec<Name>>,
+    /// The only names that are answered, beside those of `names`: patterns in which `*` stands for anything without
+    /// `/` and `**` for anything. By default every name that has a meaning. Worth setting where names come from
+    /// strangers, as with Envoy's on-demand secrets.
+    #[schemars(extend("examples" = [["default", "ROOTCA"]]))]
+    pub(super) allowed_names: Option<Vec<String>>,
+    /// When the source's revocation lists are put into validation contexts: `complete` where every authority of a trust
+    /// domain has one, `always` where any has one (Envoy then refuses all peers under the others), `never`.
+    #[schemars(extend("enum" = ["complete", "always", "never"], "default" = "complete"))]
+    pub(super) crls: Option<String>,
     /// How long new trust is in place before the certificates that need it are sent, and old trust after the last
     /// certificate that needed it. From 0s to 10s.
     #[schemars(extend("default" = "250ms"))]
     pub(super) rollout_hold: Option<String>,
+}
+
+/// Which of several identities is the default one: at most one of these. While none is as wanted there is no default.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DefaultIdentity {
+    /// The one with this SPIFFE ID.
+    #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
+    pub(super) spiffe_id: Option<String>,
+    /// The first whose SPIFFE ID is like this: `*` stands for anything without `/`, `**` for anything.
+    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web"]))]
+    pub(super) pattern: Option<String>,
+    /// The one with this hint.
+    #[schemars(extend("examples" = ["internal"]))]
+    pub(super) hint: Option<String>,
+}
+
+/// A name and what it stands for: exactly one of `svid` and `bundle`. Texts may hold `${node.id}`, `${node.cluster}` and
+/// `${node.metadata.KEY}`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("oneOf" = [{"required": ["svid"]}, {"required": ["bundle"]}]))]
+pub(super) struct Name {
+    /// The name that Envoy asks for. Required.
+    #[schemars(extend("examples" = ["sds://web", "web-cacert", "sds://${node.metadata.app}"]))]
+    pub(super) name: Option<String>,
+    /// A certificate and its key: `default`, a SPIFFE ID, or `hint:` and a hint.
+    #[schemars(extend("examples" = ["default", "spiffe://example.org/web", "hint:internal"]))]
+    pub(super) svid: Option<String>,
+    /// A validation context: `own`, `all`, a trust domain, or a list of trust domains.
+    #[schemars(extend("examples" = ["own", "all", "example.org", ["own", "partner.org"]]))]
+    pub(super) bundle: Option<OneOrMore>,
+    /// How trust is expressed: `auto` is what the client gets elsewhere, `spiffe` Envoy's SPIFFE certificate validator,
+    /// `plain` a `trusted_ca` of a single trust domain. Only with `bundle`.
+    #[schemars(extend("enum" = ["auto", "spiffe", "plain"], "default" = "auto"))]
+    pub(super) flavour: Option<String>,
+    /// The peer's certificate must have one of these names. They are alternatives to matchers in Envoy's own
+    /// configuration, not a restriction of them. Only with `bundle`.
+    pub(super) match_subject_alt_names: Option<Vec<SubjectAltName>>,
+    /// Do not tell TLS clients which authorities are trusted (Envoy 1.39; an older one ignores it). Only with `bundle`.
+    #[schemars(extend("default" = false))]
+    pub(super) suppress_client_ca_list: Option<bool>,
+}
+
+/// A name that a peer may have: exactly one kind. All but `uri` need `flavour: plain`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SubjectAltName {
+    /// A URI, such as a SPIFFE ID.
+    pub(super) uri: Option<Matcher>,
+    /// A DNS name.
+    pub(super) dns: Option<Matcher>,
+    /// An e-mail address.
+    pub(super) email: Option<Matcher>,
+    /// An IP address.
+    pub(super) ip_address: Option<Matcher>,
+}
+
+/// How a name is compared: exactly one of these.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Matcher {
+    /// The whole name.
+    pub(super) exact: Option<String>,
+    /// How it begins.
+    pub(super) prefix: Option<String>,
+    /// How it ends.
+    pub(super) suffix: Option<String>,
+    /// A part of it.
+    pub(super) contains: Option<String>,
+    /// The whole name, as a regular expression in RE2 syntax, without variables.
+    pub(super) regex: Option<String>,
+}
+
+/// One text or several.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(transform = flatten_one_or_more)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<String>),
 }
 
 /// Where Envoy connects: exactly one of the two.
@@ -191,4 +285,11 @@ fn flatten_account(schema: &mut schemars::Schema) {
     schema.insert("type".to_owned(), serde_json::json!(["string", "integer"]));
     schema.insert("minimum".to_owned(), serde_json::json!(0));
     schema.insert("maximum".to_owned(), serde_json::json!(u32::MAX - 1));
+}
+
+/// Says "text or list" in one `type`, likewise.
+fn flatten_one_or_more(schema: &mut schemars::Schema) {
+    schema.remove("anyOf");
+    schema.insert("type".to_owned(), serde_json::json!(["string", "array"]));
+    schema.insert("items".to_owned(), serde_json::json!({ "type": "string" }));
 }

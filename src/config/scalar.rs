@@ -11,7 +11,8 @@ use nix::unistd::{Group, User};
 
 use super::{quoted, raw::Account};
 use crate::{
-    identity::TrustDomain,
+    identity::{SpiffeId, TrustDomain},
+    secret::{self, NameError},
     source::{Endpoint, EndpointError},
     telemetry::logs,
 };
@@ -84,21 +85,19 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     })
 }
 
+/// A SPIFFE ID with a path, byte for byte.
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
+    let id = SpiffeId::new(text).ok().filter(|id| id.to_string() == text && !id.path().is_empty());
+    id.ok_or_else(|| format!("{} is not a SPIFFE ID; write such as spiffe://example.org/web", quoted(text)))
+}
+
 /// A resource name that stands for something; it must not look like a name that already means something else.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("is empty; write the name that Envoy asks for".to_owned());
+    match secret::check_name(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error @ NameError::Empty) => Err(error.to_string()),
+        Err(error) => Err(format!("{} {error}", quoted(text))),
     }
-    if text.to_ascii_lowercase().starts_with("spiffe:") {
-        return Err(format!("{} looks like a SPIFFE ID, which names itself; write another name", quoted(text)));
-    }
-    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(format!("{} holds white space or control characters; write another name", quoted(text)));
-    }
-    if text.to_ascii_lowercase().contains("%2e") {
-        return Err(format!("{} holds `%2E`, which stands for a dot in every name; write the dot", quoted(text)));
-    }
-    Ok(text.to_owned())
 }
 
 /// Permission bits, octal.

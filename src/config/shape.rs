@@ -64,7 +64,7 @@ fn collect(schema: &Schema, path: &str, keys: &mut Vec<Key>) {
         default: schema.get("default").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         description: schema.get("description").and_then(Schema::as_str).unwrap_or_default().replace('\n', " "),
     });
-    if let Some(items) = schema.get("items") {
+    if let Some(items) = schema.get("items").filter(|items| properties(items).is_some()) {
         collect(items, &format!("{path}[]"), keys);
     }
 }
@@ -72,6 +72,7 @@ fn collect(schema: &Schema, path: &str, keys: &mut Vec<Key>) {
 fn kind(schema: &Schema) -> &'static str {
     match (accepts(schema, "string"), accepts(schema, "integer")) {
         (true, true) => "text or number",
+        (true, false) if accepts(schema, "array") => "text or list",
         (true, false) => "text",
         (false, true) => "number",
         (false, false) if accepts(schema, "boolean") => "true or false",
@@ -158,7 +159,7 @@ impl Pruning<'_> {
         *entries = seen;
     }
 
-    /// A bad item leaves an empty mapping behind, so that the others keep their numbers.
+    /// A bad item leaves an empty mapping or text behind, so that the others keep their numbers.
     fn keep_items(&mut self, items: &mut [Node], schema: &Schema, path: &str) {
         let Some(schema) = schema.get("items") else { return };
         for (index, item) in items.iter_mut().enumerate() {
@@ -168,7 +169,8 @@ impl Pruning<'_> {
                 self.problems.push(Problem::new(item.origin.clone(), &path, wrong_kind(&item.value, schema)));
             }
             if missing || !self.keep(item, schema, &path) {
-                item.value = Value::Map(Vec::new());
+                let empty = || Value::Map(Vec::new());
+                item.value = if accepts(schema, "string") { Value::Text(String::new()) } else { empty() };
             }
         }
     }

@@ -13,15 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot},
-    secret::{self, Flavour, SecretCatalog},
-    xds::ResourceSet,
+    secret::{self, Flavour, Note, SecretCatalog, View},
 };
 
 /// What a stream follows.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
     /// The newest resources.
-    Live(Arc<ResourceSet>),
+    Live(Arc<View>),
     /// The server is going away: end in good order.
     Closing,
 }
@@ -53,6 +52,8 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
+    /// What the log has been told about it.
+    noted: Vec<Note>,
 }
 
 /// What the publisher waits for next.
@@ -68,10 +69,10 @@ impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let pending = || Feed::Live(Arc::new(ResourceSet::pending()));
+        let pending = || Feed::Live(Arc::new(catalog.pending()));
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
-        let publisher = Self { catalog, hold: config.rollout_hold, spiffe, plain, published: None };
+        let publisher = Self { catalog, hold: config.rollout_hold, spiffe, plain, published: None, noted: Vec::new() };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
@@ -132,28 +133,46 @@ impl Publisher {
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
-    fn render(&self, step: &IdentitySnapshot) -> bool {
-        let now = SystemTime::now();
-        let spiffe = self.catalog.resources(step, Flavour::Spiffe, now);
-        let plain = self.catalog.resources(step, Flavour::Plain, now);
-        match (spiffe, plain) {
-            (Ok(spiffe), Ok(plain)) => {
+    fn render(&mut self, step: &Arc<IdentitySnapshot>) -> bool {
+        let views = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
+            let spiffe = self.catalog.view(&contents, Flavour::Spiffe)?;
+            let plain = self.catalog.view(&contents, Flavour::Plain)?;
+            Ok((contents, spiffe, plain))
+        });
+        match views {
+            Ok((contents, spiffe, plain)) => {
+                self.note(contents.notes());
                 self.send(&Arc::new(spiffe), &Arc::new(plain));
                 true
             }
-            (Err(error), _) | (_, Err(error)) => {
+            Err(error) => {
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
         }
     }
 
-    fn send(&self, spiffe: &Arc<ResourceSet>, plain: &Arc<ResourceSet>) {
-        for (feed, set) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
+    /// Says what is new since the last state.
+    fn note(&mut self, notes: &[Note]) {
+        for note in notes.iter().filter(|note| !self.noted.contains(note)) {
+            match note {
+                Note::NoDefault(wanted) => {
+                    tracing::warn!(%wanted, "no identity is the default one that is configured, its name waits for one");
+                }
+                Note::IncompleteCrls(trust_domain) => {
+                    tracing::warn!(%trust_domain, "some authorities of the trust domain have no revocation list");
+                }
+            }
+        }
+        self.noted = notes.to_vec();
+    }
+
+    fn send(&self, spiffe: &Arc<View>, plain: &Arc<View>) {
+        for (feed, view) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
             feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live) if live.state() == set.state());
+                let same = matches!(current, Feed::Live(live) if live.says_the_same_as(view));
                 if !same {
-                    *current = Feed::Live(Arc::clone(set));
+                    *current = Feed::Live(Arc::clone(view));
                 }
                 !same
             });
