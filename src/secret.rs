@@ -19,7 +19,7 @@ pub use encode::EncodeError;
 pub use name::{NameError, Naming, SecretName, check as check_name, dot_free};
 pub use pattern::{Pattern, PatternError};
 pub use revocation::CrlPolicy;
-pub use rollout::stages;
+pub use rollout::{Change, stages};
 pub use select::DefaultIdentity;
 pub use table::{NameTable, NodeNames};
 pub use template::{Template, TemplateError, Unfilled, Variable};
@@ -68,6 +68,13 @@ impl Default for Config {
     }
 }
 
+/// Only the names differ from the default.
+impl From<Naming> for Config {
+    fn from(naming: Naming) -> Self {
+        Self { naming, ..Self::default() }
+    }
+}
+
 /// How trust is expressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flavour {
@@ -100,8 +107,8 @@ pub struct SecretCatalog {
 impl SecretCatalog {
     /// A catalog whose resources say that they come from `origin`.
     #[must_use]
-    pub fn new(config: Config, origin: Arc<Origin>) -> Self {
-        Self { config: Arc::new(config), origin }
+    pub fn new(config: impl Into<Config>, origin: Arc<Origin>) -> Self {
+        Self { config: Arc::new(config.into()), origin }
     }
 
     /// What `snapshot` has to give at `now`, encoded once for every name and flavour.
@@ -124,6 +131,20 @@ impl SecretCatalog {
         Ok(View::new(contents.clone(), flavour, set, self.origin.clone()))
     }
 
+    /// Every resource that `snapshot` is to a client of this flavour at `now`.
+    ///
+    /// # Errors
+    /// As of [`contents`](Self::contents).
+    pub fn resources(
+        &self,
+        snapshot: &IdentitySnapshot,
+        flavour: Flavour,
+        now: SystemTime,
+    ) -> Result<Arc<ResourceSet>, EncodeError> {
+        let contents = self.contents(&Arc::new(snapshot.clone()), now)?;
+        Ok(self.view(&contents, flavour)?.set().clone())
+    }
+
     /// What everyone sees before anything is known: every name is withheld.
     #[must_use]
     pub fn pending(&self) -> View {
@@ -138,6 +159,6 @@ impl SecretCatalog {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ pub mod listen;
 mod observe;
 mod peer;
 mod publish;
+mod reflection;
 mod service;
 
 use std::{sync::Arc, time::Duration};
@@ -108,6 +109,9 @@ pub enum ServerError {
     /// A task returned, because the identities it follows are gone.
     #[error("a part of the server ended unexpectedly; this is a bug, please report it with the log")]
     Ended,
+    /// What reflection should tell does not fit together.
+    #[error("the protocol descriptions are broken; this is a bug of the build, please report it with the log")]
+    Descriptors(#[source] tonic_reflection::server::Error),
 }
 
 /// What every stream needs, shared by all of them.
@@ -187,10 +191,9 @@ impl Server {
     pub async fn run(self, states: watch::Receiver<Availability>, stop: CancellationToken) -> Result<(), ServerError> {
         let stop = stop.child_token();
         let (reporter, health) = tonic_health::server::health_reporter();
-        let routes = Routes::new(Secrets(self.shared.clone()))
-            .add_service(Aggregated(self.shared.clone()))
-            .add_service(health)
-            .prepare();
+        let routes =
+            Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
+        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(self.publisher.run(states.clone(), stop.clone()));

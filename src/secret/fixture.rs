@@ -12,10 +12,10 @@ use crate::identity::{
 };
 
 /// The end of every fixture SVID's life; it begins at the epoch.
-pub(super) const NOT_AFTER: Duration = Duration::from_secs(3600);
+pub(crate) const NOT_AFTER: Duration = Duration::from_secs(3600);
 
 /// SVIDs as (SPIFFE ID, leaf label), bundles as (trust domain, authority labels). The first SVID's domain is the own one.
-pub(super) fn snapshot(svids: &[(&str, &str)], bundles: &[(&str, &[&str])]) -> IdentitySnapshot {
+pub(crate) fn snapshot(svids: &[(&str, &str)], bundles: &[(&str, &[&str])]) -> IdentitySnapshot {
     let svids: Vec<_> = svids.iter().map(|(id, leaf)| Arc::new(svid(id, leaf))).collect();
     let bundles = bundles.iter().map(|(td, authorities)| {
         let td = TrustDomain::new(td).unwrap();
@@ -37,7 +37,7 @@ fn svid(id: &str, leaf: &str) -> Svid {
 }
 
 /// "leaf,leaf td=authority,authority td=...".
-pub(super) fn shown(snapshot: &IdentitySnapshot) -> String {
+pub(crate) fn shown(snapshot: &IdentitySnapshot) -> String {
     let text = |certificate: &Certificate| String::from_utf8_lossy(certificate.der()).into_owned();
     let leaves: Vec<_> = snapshot.svids.iter().map(|svid| text(svid.chain.leaf())).collect();
     let bundles = snapshot.bundles.values().map(|bundle| {

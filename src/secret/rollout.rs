@@ -36,6 +36,31 @@ pub fn stages(old: &IdentitySnapshot, new: &IdentitySnapshot) -> Vec<IdentitySna
     stages
 }
 
+/// What proxies notice of a step from one state to the next, and so what the next step may have to wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// An authority is trusted that was not.
+    pub trust_grows: bool,
+    /// A certificate is presented that was not, or no longer.
+    pub certificates: bool,
+    /// An authority is trusted no longer.
+    pub trust_shrinks: bool,
+}
+
+impl Change {
+    /// What differs between `old` and `new`.
+    #[must_use]
+    pub fn between(old: &IdentitySnapshot, new: &IdentitySnapshot) -> Self {
+        let new_bundles = with_withdrawn(&old.bundles, &new.bundles);
+        let both = union(&old.bundles, &new_bundles);
+        Self {
+            trust_grows: both != old.bundles,
+            certificates: old.svids != new.svids,
+            trust_shrinks: both != new_bundles,
+        }
+    }
+}
+
 fn with_withdrawn(old: &Bundles, new: &Bundles) -> Bundles {
     let withdrawn = old.keys().filter(|td| !new.contains_key(*td));
     let empty = withdrawn.map(|td| (td.clone(), Arc::new(TrustBundle::new(td.clone(), Vec::new()))));
@@ -98,6 +123,25 @@ mod tests {
         let old = snapshot("l1", &[("example.org", &["a"])]);
         let new = snapshot("l1", &[("example.org", &["b"])]);
         assert_eq!(shown(&stages(&old, &new)), ["l1 example.org=a,b", "l1 example.org=b"]);
+    }
+
+    #[test]
+    fn each_stage_changes_one_kind_of_thing() {
+        let old = snapshot("l1", &[("example.org", &["a"]), ("other.org", &["x"])]);
+        let new = snapshot("l2", &[("example.org", &["b"])]);
+        let stages = stages(&old, &new);
+        let states: Vec<_> = [&old].into_iter().chain(&stages).collect();
+        let changes: Vec<_> = states.windows(2).map(|pair| Change::between(pair[0], pair[1])).collect();
+        let none = Change::default();
+        assert_eq!(
+            changes,
+            [
+                Change { trust_grows: true, ..none },
+                Change { certificates: true, ..none },
+                Change { trust_shrinks: true, ..none }
+            ]
+        );
+        assert_eq!(Change::between(&new, &new), none);
     }
 
     #[test]

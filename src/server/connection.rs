@@ -1,6 +1,10 @@
 //! Connections: accepting them for ever, serving each, and ending all of them in time.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Cursor},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::server::conn::http2;
 use hyper_util::{
@@ -8,9 +12,9 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join},
     net::{TcpStream, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
@@ -20,8 +24,11 @@ use tower::ServiceExt as _;
 
 use super::{Config, listen::Socket, peer::Peer};
 
-/// How long a new connection may stay silent: a client that never speaks HTTP/2 would hold its place for ever.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+/// How a client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a new connection may take to say that much. Until it has, `hyper` neither pings it nor drains it, so a
+/// client that never speaks would hold its place for ever and every shutdown until the deadline.
+const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
 /// A pause after an accept failed for lack of file descriptors, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests are tiny, but every unread acknowledgement counts against half of this in `h2`'s budget for small frames.
@@ -45,13 +52,14 @@ impl Acceptor {
         loop {
             // A finished connection must not stay in the set.
             while connections.try_join_next().is_some() {}
-            let Ok(slot) = self.slots.clone().acquire_owned().await else { break };
             let accepted = tokio::select! {
                 () = self.drain.cancelled() => break,
                 accepted = accept(&mut socket) => accepted,
             };
             match accepted {
                 Ok((io, peer)) => {
+                    // Asked for only now: a listener that waits for clients must not keep a place from the others.
+                    let Some(slot) = self.slot(peer).await else { break };
                     let serve = self.serve(io, peer);
                     connections.spawn(async move {
                         serve.await;
@@ -72,16 +80,31 @@ impl Acceptor {
         }
     }
 
+    /// A place for one more connection, when there is one; `None` when the drain begins first.
+    async fn slot(&self, peer: Peer) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        let limit = self.config.limits.connections;
+        tracing::warn!(%peer, limit, "connection waits, there are as many as there may be");
+        tokio::select! {
+            () = self.drain.cancelled() => None,
+            slot = self.slots.clone().acquire_owned() => slot.ok(),
+        }
+    }
+
     fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + use<> {
         let (config, routes, drain) = (self.config.clone(), self.routes.clone(), self.drain.clone());
         async move {
-            match timeout(FIRST_BYTES, io.readable()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return tracing::debug!(%peer, "connection closed before it said anything"),
-            }
             let result = match io {
-                Io::Unix(stream) => speak(stream, peer, &config, routes, drain).await,
-                Io::Tcp(stream) => speak(stream, peer, &config, routes, drain).await,
+                Io::Unix(stream) => {
+                    let (reader, writer) = stream.into_split();
+                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                }
+                Io::Tcp(stream) => {
+                    let (reader, writer) = stream.into_split();
+                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                }
             };
             if let Err(error) = result {
                 tracing::debug!(%peer, %error, "connection ended");
@@ -94,15 +117,6 @@ impl Acceptor {
 enum Io {
     Unix(UnixStream),
     Tcp(TcpStream),
-}
-
-impl Io {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => stream.readable().await,
-            Self::Tcp(stream) => stream.readable().await,
-        }
-    }
 }
 
 async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
@@ -123,6 +137,55 @@ async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
             Ok((Io::Tcp(stream), Peer::Address(address)))
         }
     }
+}
+
+/// Serves a client once it has shown that it speaks HTTP/2.
+async fn greet_and_speak<R, W>(
+    mut reader: R,
+    writer: W,
+    peer: Peer,
+    config: &Config,
+    routes: Routes,
+    drain: CancellationToken,
+) -> hyper::Result<()>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let greeted = tokio::select! {
+        // Nothing was asked, so nothing is lost.
+        () = drain.cancelled() => return Ok(()),
+        greeted = timeout(PREFACE_PATIENCE, preface(&mut reader)) => greeted,
+    };
+    match greeted {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => {
+            tracing::warn!(%peer, "connection closed, the client does not speak HTTP/2");
+            return Ok(());
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::debug!(%peer, "connection closed before it said anything");
+            return Ok(());
+        }
+    }
+    speak(join(Cursor::new(PREFACE).chain(reader), writer), peer, config, routes, drain).await
+}
+
+/// Reads the preface; `false` at the first byte that differs.
+async fn preface(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
+    let mut said = [0; PREFACE.len()];
+    let mut rest = said.as_mut_slice();
+    let mut expected = PREFACE.as_slice();
+    while !expected.is_empty() {
+        let read = reader.read(rest).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (got, left) = std::mem::take(&mut rest).split_at_mut(read);
+        let Some(after) = expected.strip_prefix(&*got) else { return Ok(false) };
+        (rest, expected) = (left, after);
+    }
+    Ok(true)
 }
 
 async fn speak<I>(io: I, peer: Peer, config: &Config, routes: Routes, drain: CancellationToken) -> hyper::Result<()>

@@ -10,9 +10,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::service::{Aggregated, Secrets};
 use crate::identity::Availability;
 
-/// Follows the store; the whole server and both services always say the same.
+/// What is reported on: the whole server and both services, which always say the same.
+const SERVICES: [&str; 3] = ["", Secrets::NAME, Aggregated::NAME];
+
+/// Follows the store until `stop`.
 pub(super) async fn follow(
-    reporter: HealthReporter,
+    mut reporter: HealthReporter,
     mut states: watch::Receiver<Availability>,
     stop: CancellationToken,
 ) {
@@ -29,6 +32,10 @@ pub(super) async fn follow(
         }
     }
     report(&reporter, ServingStatus::NotServing).await;
+    // Ends the watches: they are streams without an end, and would hold the drain up until its deadline.
+    for service in SERVICES {
+        reporter.clear_service_status(service).await;
+    }
 }
 
 /// Serving while the last good identity is valid, and for how much longer that is.
@@ -46,7 +53,7 @@ fn verdict(state: &Availability, now: SystemTime) -> (ServingStatus, Option<std:
 }
 
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
-    for service in ["", Secrets::NAME, Aggregated::NAME] {
+    for service in SERVICES {
         reporter.set_service_status(service, status).await;
     }
 }

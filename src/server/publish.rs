@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot},
-    secret::{self, Flavour, Note, SecretCatalog, View},
+    secret::{self, Change, Flavour, Note, SecretCatalog, View},
 };
 
 /// What a stream follows.
@@ -47,13 +47,22 @@ impl Feeds {
 #[derive(Debug)]
 pub(super) struct Publisher {
     catalog: SecretCatalog,
-    hold: Duration,
+    pace: Pace,
     spiffe: watch::Sender<Feed>,
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
     /// What the log has been told about it.
     noted: Vec<Note>,
+}
+
+/// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
+/// new authority and, a moment later, of a certificate under it must not be faster than proxies are.
+#[derive(Debug)]
+struct Pace {
+    hold: Duration,
+    trust_grew: Option<Instant>,
+    certificates_changed: Option<Instant>,
 }
 
 /// What the publisher waits for next.
@@ -72,7 +81,8 @@ impl Publisher {
         let pending = || Feed::Live(Arc::new(catalog.pending()));
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
-        let publisher = Self { catalog, hold: config.rollout_hold, spiffe, plain, published: None, noted: Vec::new() };
+        let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
+        let publisher = Self { catalog, pace, spiffe, plain, published: None, noted: Vec::new() };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
@@ -110,26 +120,28 @@ impl Publisher {
             }
             Availability::Ready(target) => target,
         };
-        let (step, more) = match &self.published {
-            None => (Arc::clone(target), false),
+        let (step, change, more) = match &self.published {
+            None => (Arc::clone(target), Change::default(), false),
             Some(published) => {
                 let mut stages = secret::stages(published, target).into_iter();
-                match stages.next() {
-                    Some(step) => (Arc::new(step), stages.next().is_some()),
-                    // Nothing new; but a certificate may have expired meanwhile.
-                    None => (Arc::clone(published), false),
-                }
+                // Without a stage there is nothing new; but a certificate may have expired meanwhile.
+                let step = stages.next().map_or_else(|| Arc::clone(published), Arc::new);
+                let change = Change::between(published, &step);
+                (step, change, stages.next().is_some())
             }
         };
+        let now = Instant::now();
+        if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
+            tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
+            return Next::Stage(at);
+        }
         if !self.render(&step) {
             return Next::Nothing;
         }
         self.published = Some(Arc::clone(&step));
-        if more {
-            tracing::debug!(hold_ms = self.hold.as_millis() as u64, "rollout holds before its next step");
-            return Next::Stage(Instant::now() + self.hold);
-        }
-        next_expiry(&step)
+        self.pace.took(change, now);
+        // The rest of the rollout has its hold looked up when its turn comes, which is now.
+        if more { Next::Stage(now) } else { next_expiry(&step) }
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
@@ -180,6 +192,24 @@ impl Publisher {
     }
 }
 
+impl Pace {
+    /// The earliest moment for a step that changes this; `None` if it need not wait.
+    fn not_before(&self, change: Change) -> Option<Instant> {
+        let after_growth = self.trust_grew.filter(|_| change.certificates || change.trust_shrinks);
+        let after_certificates = self.certificates_changed.filter(|_| change.trust_shrinks);
+        after_growth.max(after_certificates).map(|at| at + self.hold)
+    }
+
+    fn took(&mut self, change: Change, now: Instant) {
+        if change.trust_grows {
+            self.trust_grew = Some(now);
+        }
+        if change.certificates {
+            self.certificates_changed = Some(now);
+        }
+    }
+}
+
 /// When the next certificate of `snapshot` stops being served to newcomers.
 fn next_expiry(snapshot: &IdentitySnapshot) -> Next {
     let now = SystemTime::now();
@@ -189,3 +219,6 @@ fn next_expiry(snapshot: &IdentitySnapshot) -> Next {
     let left = next.duration_since(now).unwrap_or_default() + Duration::from_millis(1);
     Next::Expiry(Instant::now() + left)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! is a short head and a tail which is always the same. A frame whose whole envelope is equal for all receivers is
 //! shared whole; otherwise only the head is written anew.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use zeroize::Zeroizing;
@@ -37,7 +39,7 @@ mod field {
 }
 
 /// One length-prefixed gRPC message: `head` then, where it is written apart, `tail`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The five-byte prefix and the beginning of the message, or all of it.
     pub head: Bytes,
@@ -53,8 +55,14 @@ impl Frame {
     }
 }
 
+/// The bytes may be a private key's.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} bytes)", self.size())
+    }
+}
+
 /// A resource's shared encodings for one variant.
-#[derive(Debug)]
 pub(super) struct Frames {
     whole: Bytes,
     tail: Bytes,

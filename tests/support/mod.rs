@@ -1,5 +1,16 @@
 //! What several test files share.
-#![allow(dead_code, unreachable_pub, reason = "each test file is its own crate and uses a part")]
-#![allow(clippy::unwrap_used, reason = "clippy.toml allows it in test functions, not in theirs")]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file is its own crate and uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in test functions, not in theirs"
+)]
 
 pub mod envoy;
+pub mod mesh;
+pub mod secrets;
+pub mod tls;
+pub mod world;
+pub mod xds;

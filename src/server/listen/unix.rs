@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{
         fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-        net::{UnixListener as StdListener, UnixStream as StdStream},
+        net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
 };
@@ -31,6 +31,8 @@ impl UnixSocket {
     /// Binds the socket. It gets its mode and owner before anybody can connect: it is bound under another name and moved
     /// into place.
     pub(super) fn open(config: &UnixConfig) -> Result<Self, ListenError> {
+        // The file could be moved to a longer name than clients can connect to.
+        SocketAddr::from_pathname(&config.path).map_err(|source| os("listen on", &config.path, source))?;
         clear_stale(&config.path)?;
         let (listener, identity) = bind(config)?;
         let (notices, changes) = mpsc::channel(1);

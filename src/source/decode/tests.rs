@@ -187,6 +187,13 @@ fn only_the_own_trust_domain_can_vouch() {
 }
 
 #[test]
+fn bundles_of_one_trust_domain_are_joined() {
+    let (old, new) = (Authority::root("old"), Authority::root("new"));
+    let snapshot = decode(&response([old.svid(|_| {}), new.svid(|_| {})])).unwrap();
+    assert_eq!(snapshot.own_bundle().unwrap().authorities().len(), 2);
+}
+
+#[test]
 fn uri_name_constraints_are_left_to_the_peers() {
     let root = Authority::root("root");
     let bundle = root.der.clone();

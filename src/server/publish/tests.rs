@@ -1,0 +1,101 @@
+use super::*;
+use crate::{
+    secret::fixture,
+    xds::{Lookup, Origin, SECRET_TYPE_URL, Version},
+};
+
+const ID: &str = "spiffe://example.org/w";
+const HOLD: Duration = Duration::from_millis(250);
+
+/// A leaf and the authorities of the own trust domain.
+fn state(leaf: &str, authorities: &[&str]) -> Availability {
+    // The fixture's certificates have long expired; those here must be served.
+    let mut snapshot = fixture::snapshot(&[(ID, leaf)], &[("example.org", authorities)]);
+    for svid in &mut snapshot.svids {
+        Arc::make_mut(svid).validity.not_after = SystemTime::now() + Duration::from_secs(3600);
+    }
+    Availability::Ready(Arc::new(snapshot))
+}
+
+/// What streams are given, and when, as long as `drive` goes on and a second longer.
+async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec<(u128, Version, Version)> {
+    let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
+    let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
+    let (states, receiver) = watch::channel(Availability::Pending);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(publisher.run(receiver, stop.clone()));
+    let mut feed = feeds.of(Flavour::Spiffe);
+    let seen = tokio::spawn(async move {
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        while feed.changed().await.is_ok() {
+            let Feed::Live(view) = feed.borrow_and_update().clone() else { break };
+            let version = |name| match view.set().lookup(name) {
+                Lookup::Available(resource) => resource.version().clone(),
+                other => panic!("{name} is {other:?}"),
+            };
+            seen.push((begun.elapsed().as_millis(), version("default"), version("ROOTCA")));
+        }
+        seen
+    });
+    drive(&states).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.cancel();
+    task.await.unwrap();
+    seen.await.unwrap()
+}
+
+/// Times, and which of certificate and trust changed, since the first state.
+fn shown(seen: &[(u128, Version, Version)]) -> Vec<String> {
+    let steps = seen.windows(2).map(|pair| {
+        let ((begun, leaf, trust), (at, new_leaf, new_trust)) = (&pair[0], &pair[1]);
+        let what = match (leaf != new_leaf, trust != new_trust) {
+            (true, false) => "certificate",
+            (false, true) => "trust",
+            _ => "both",
+        };
+        format!("+{} {what}", at - begun)
+    });
+    steps.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_over_in_one_message_holds_between_its_steps() {
+    let seen = published(async |states| {
+        states.send_replace(state("l1", &["a"]));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        states.send_replace(state("l2", &["b"]));
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+1 trust", "+250 certificate", "+250 trust"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_over_in_hasty_messages_holds_all_the_same() {
+    let seen = published(async |states| {
+        for next in [state("l1", &["a"]), state("l1", &["a", "b"]), state("l2", &["a", "b"]), state("l2", &["b"])] {
+            states.send_replace(next);
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+3 trust", "+250 certificate", "+250 trust"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_that_rotate_fast_do_not_wait() {
+    let seen = published(async |states| {
+        for leaf in ["l1", "l2", "l3"] {
+            states.send_replace(state(leaf, &["a"]));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    })
+    .await;
+    assert_eq!(shown(&seen), ["+3 certificate", "+3 certificate"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told() {
+    assert!(published(async |_| ()).await.is_empty());
+}

@@ -1,0 +1,265 @@
+//! Private keys stay where they belong: not in logs, not in errors, not in `Debug`, and not in memory once for each client.
+#![cfg(feature = "dev-issuer")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use pem_rfc7468::LineEnding;
+use spiffe_sds::{
+    dev::Template,
+    identity::{Availability, IdentitySnapshot, Validity},
+    secret::{Flavour, Naming, SecretCatalog},
+    source::RenewalEvent,
+    xds::{self, Origin, SECRET_TYPE_URL, Service, StreamState, Variant, WireSotw},
+};
+use support::{
+    world::{DOMAIN, World, bounded, eventually, id, td},
+    xds::{Delta, Raw, Sotw, framed, request},
+};
+use tokio::net::UnixStream;
+
+const STREAM: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+
+/// Texts by which a PKCS#8 key gives itself away, whatever prints it. The header is the same in every key, so they are
+/// taken from the secret number behind it.
+fn traces(der: &[u8]) -> Vec<String> {
+    let mut traces = Vec::new();
+    for window in der[36..68].chunks(8) {
+        let separated = |format: fn(&u8) -> String, by: &str| window.iter().map(format).collect::<Vec<_>>().join(by);
+        traces.push(separated(|byte| byte.to_string(), ", "));
+        for by in ["", ":", " "] {
+            traces.push(separated(|byte| format!("{byte:02x}"), by));
+            traces.push(separated(|byte| format!("{byte:02X}"), by));
+        }
+        // `Bytes` shows itself as b"...".
+        let shown = format!("{:?}", Bytes::copy_from_slice(window));
+        traces.push(shown[2..shown.len() - 1].to_owned());
+    }
+    let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, der).unwrap();
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    // Lines are 64 characters long and start on a multiple of 16.
+    traces.extend(body.as_bytes().chunks(16).skip(3).take(3).map(|it| String::from_utf8(it.to_vec()).unwrap()));
+    traces
+}
+
+fn assert_secret(what: &str, text: &str, keys: &[Vec<u8>]) {
+    for trace in keys.iter().flat_map(|key| traces(key)) {
+        if let Some(at) = text.find(&trace) {
+            let start = text[..at].rfind('\n').map_or(0, |it| it + 1);
+            panic!("{what} shows a private key: {}", text[start..].chars().take(400).collect::<String>());
+        }
+    }
+}
+
+#[test]
+fn the_traces_find_what_they_look_for() {
+    let der: Vec<u8> = (0..138).collect();
+    let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, &der).unwrap();
+    for leak in [format!("{der:?}"), format!("{:?}", Bytes::from(der.clone())), pem] {
+        assert!(traces(&der).iter().any(|trace| leak.contains(trace)), "{leak}");
+    }
+}
+
+/// All logs of the process.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_and_no_event_shows_a_key() {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let world = World::with(|setup| setup.issuer.federated = vec![td("otherdomain.test")]).await;
+    let mut keys = vec![world.svid("workload").svid.key.pkcs8_der().to_vec()];
+    let mut sotw = Sotw::aggregated(&world.unix().await).await;
+    sotw.subscribe(["default", "ALL"]).await;
+    sotw.expect(["ALL", "default"]).await;
+    sotw.nack("no such\nluck").await;
+    let mut delta = Delta::secrets(&world.tcp().await).await;
+    delta.subscribe(["default", "no such thing"]).await;
+    delta.expect(["default"]).await;
+    delta.expect_removed(["no such thing"]).await;
+    delta.nack("no").await;
+    for _ in 0..3 {
+        world.issuer.rotate().unwrap();
+        keys.push(world.svid("workload").svid.key.pkcs8_der().to_vec());
+        sotw.expect(["default"]).await;
+        delta.expect(["default"]).await;
+        delta.nack("no").await;
+    }
+    let mut renewals = world.renewals();
+    let past = SystemTime::now() - Duration::from_secs(60);
+    let validity = Validity { not_before: past - Duration::from_secs(60), not_after: past };
+    let expired = Template { validity, ..Template::leaf(id("workload"), past, Duration::from_secs(60)) };
+    let expired = world.issuer.sign(&expired, &td(DOMAIN)).unwrap();
+    let foreign = world.issuer.forge(&id("workload"), &td("otherdomain.test")).unwrap();
+    let good = || world.issuer.message();
+    for bad in [
+        good().mismatched_key(0).unwrap(),
+        good().replaced(0, &expired),
+        good().replaced(0, &foreign),
+        good().spiffe_id(0, "spiffe://domain.test/another"),
+        good().garbage_chain(0),
+        good().garbage_bundle(0),
+        // A key where a certificate should be, and one that is cut short.
+        good().svid(0, |svid| svid.x509_svid = svid.x509_svid_key.clone()),
+        good().svid(0, |svid| svid.x509_svid_key.truncate(100)),
+    ] {
+        keys.push(bad.response().svids[0].x509_svid_key.to_vec());
+        world.issuer.send_raw(bad);
+        let error = bounded(async {
+            loop {
+                if let RenewalEvent::RenewalFailed { error, .. } = renewals.recv().await.unwrap() {
+                    return error;
+                }
+            }
+        })
+        .await;
+        assert_secret("an error", &error, &keys);
+    }
+    world.issuer.recover();
+    drop((sotw, delta));
+    drop(world);
+
+    let text = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
+    for expected in ["resource sent", "resource rejected by the client", "TRACE", "h2::"] {
+        assert!(text.contains(expected), "{expected:?} was not logged, so this proves nothing");
+    }
+    assert_secret("the log", &text, &keys);
+}
+
+#[tokio::test]
+async fn no_debug_shows_a_key() {
+    let world = World::start().await;
+    let issued = world.svid("workload");
+    let keys = [issued.svid.key.pkcs8_der().to_vec()];
+    let mut snapshot = IdentitySnapshot::default();
+    snapshot.svids.push(Arc::new(issued.svid.clone()));
+    snapshot.trust_domain = Some(td(DOMAIN));
+
+    let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
+    let catalog = SecretCatalog::new(Naming::default(), origin.clone());
+    let set = catalog.resources(&snapshot, Flavour::Spiffe, SystemTime::now()).unwrap();
+    let limits = xds::Limits { names: 10 };
+    let mut stream = StreamState::new(Variant::Sotw, Service::Secrets, limits, false, origin);
+    let wire = WireSotw { resource_names: vec!["default".into()], ..WireSotw::default() };
+    let event = stream.on_request(wire, Duration::ZERO).unwrap();
+    let outgoing = stream.poll(&set, Duration::ZERO).unwrap();
+
+    let key = issued.svid.key.clone();
+    let lookup = set.lookup("default");
+    let frame = &outgoing.frame;
+    let update = outgoing.update.as_ref().unwrap();
+    let (message, issuer, availability) =
+        (world.issuer.message(), &world.issuer, Availability::Ready(Arc::new(snapshot.clone())));
+    let shown = format!(
+        "{key:?} {issued:?} {snapshot:?} {set:?} {lookup:?} {stream:?} {event:?} {frame:?} {update:?} {outgoing:?} \
+         {message:?} {issuer:?} {availability:?} {catalog:?}"
+    );
+    assert!(shown.contains("redacted"));
+    assert_secret("Debug", &shown, &keys);
+}
+
+/// The program, killed when dropped.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    /// How often `needle` is in writable memory.
+    fn copies(&self, needle: &[u8]) -> usize {
+        let pid = self.0.id();
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        let mut copies = 0;
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let (start, rest) = line.split_once('-').unwrap();
+            let (end, _) = rest.split_once(' ').unwrap();
+            let [start, end] = [start, end].map(|it| u64::from_str_radix(it, 16).unwrap());
+            let mut region = vec![0; usize::try_from(end - start).unwrap()];
+            // Some regions are the kernel's own.
+            if memory.read_exact_at(&mut region, start).is_ok() {
+                copies += count(&region, needle);
+            }
+        }
+        copies
+    }
+}
+
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    let (first, rest) = needle.split_first().unwrap();
+    let starts = haystack.iter().enumerate().filter(|(_, byte)| *byte == first);
+    starts.filter(|(at, _)| haystack[at + 1..].starts_with(rest)).count()
+}
+
+/// With a generated handler each stream leaves two copies and more in memory; with shared frames it leaves none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_clients_do_not_mean_more_copies_of_a_key() {
+    let world = World::prepare(|_| {}).await;
+    let spiffe_sds::source::Endpoint::Unix(api) = world.issuer.endpoint().clone() else { panic!("not a socket") };
+    let child = Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
+        .env_clear()
+        .arg("serve")
+        .arg("--endpoint")
+        .arg(format!("unix://{}", api.display()))
+        .arg("--listen")
+        .arg(format!("unix://{}", world.socket().display()))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let program = Program(child);
+    eventually("the program listens", || std::os::unix::net::UnixStream::connect(world.socket()).is_ok()).await;
+
+    let mut connection = Raw::connect(UnixStream::connect(world.socket()).await.unwrap()).await;
+    let mut calls = Vec::new();
+    let mut copies = Vec::new();
+    for streams in [100, 1000] {
+        while calls.len() < streams {
+            let mut call = connection.open(STREAM).await;
+            call.send(framed(&request(&["default"])));
+            call.message().await.unwrap();
+            calls.push(call);
+        }
+        // Everybody gets one more, so that sending to many at once counts too.
+        world.issuer.rotate().unwrap();
+        for call in &mut calls {
+            call.message().await.unwrap();
+        }
+        let issued = world.svid("workload");
+        let der = issued.svid.key.pkcs8_der();
+        let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, der).unwrap();
+        let line = pem.lines().nth(2).unwrap();
+        copies.push(program.copies(line.as_bytes()) + program.copies(&der[36..68]));
+    }
+    println!("copies with 100 and with 1,000 streams: {copies:?}");
+    assert!(copies[0] > 0, "nothing was found, so this proves nothing");
+    assert!(copies[1] <= copies[0] + 5, "copies with 100 and with 1,000 streams: {copies:?}");
+}
