@@ -123,16 +123,23 @@ struct Shared {
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
     floods: Floods,
+    /// The names of clients that do not say who they are.
+    anonymous: Arc<NodeNames>,
 }
 
 impl Shared {
+    /// The same for a client that has not said, or never will say, who it is.
+    fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        (self.feeds.of(Flavour::of(&Node::default(), &self.secrets)), self.anonymous.clone())
+    }
+
     /// What the client that calls itself this follows, and the names that only it has.
-    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, NodeNames) {
+    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
         let names = self.secrets.names.bind(node, &self.secrets.naming);
         for unusable in &names.unusable {
             self.floods.unusable(node, unusable);
         }
-        (self.feeds.of(Flavour::of(node, &self.secrets)), names)
+        (self.feeds.of(Flavour::of(node, &self.secrets)), Arc::new(names))
     }
 }
 
@@ -159,6 +166,7 @@ impl Server {
         let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
         let floods = Floods::new(secrets.names.templates());
+        let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let shared = Shared {
             secrets,
             limits: config.limits,
@@ -167,6 +175,7 @@ impl Server {
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             floods,
+            anonymous,
         };
         Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared) })
     }

@@ -143,7 +143,7 @@ pub(super) struct Name {
     /// The peer's certificate must have one of these names. They are alternatives to matchers in Envoy's own
     /// configuration, not a restriction of them. Only with `bundle`.
     pub(super) match_subject_alt_names: Option<Vec<SubjectAltName>>,
-    /// Do not tell TLS clients which authorities are trusted (Envoy 1.39; an older one ignores it). Only with `bundle`.
+    /// Do not tell TLS clients which authorities are trusted (Envoy 1.39 and newer). Only with `bundle`.
     #[schemars(extend("default" = false))]
     pub(super) suppress_client_ca_list: Option<bool>,
 }

@@ -42,7 +42,7 @@ pub struct WantedContext {
     /// The peer must have one of these names; none means any. They are alternatives to those in Envoy's own
     /// configuration, not a restriction of them.
     pub subject_alt_names: Vec<SubjectAltName<Template>>,
-    /// Do not tell TLS clients which authorities are trusted (Envoy 1.39; an older one ignores it).
+    /// Do not tell TLS clients which authorities are trusted. Left out for an Envoy before 1.39, which rejects it.
     pub suppress_client_ca_list: bool,
 }
 
@@ -97,7 +97,10 @@ impl NameTable {
             return Err(faults);
         }
         let mut table = Self::default();
-        for (at, entry) in entries.into_iter().enumerate() {
+        // A fixed name beats whatever a template becomes.
+        let mut entries: Vec<_> = entries.into_iter().enumerate().collect();
+        entries.sort_by_key(|(_, entry)| !entry.name.is_fixed());
+        for (at, entry) in entries {
             if !entry.is_fixed() {
                 table.templates.push(entry);
                 continue;
@@ -157,7 +160,8 @@ impl NameTable {
 }
 
 impl Entry {
-    /// Whether it is the same for every node.
+    /// Whether it is the same for every node. What only newer Envoys know is not: an older one rejects a message with
+    /// a field that it does not know.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         let all_fixed = |templates: &[Template]| templates.iter().all(Template::is_fixed);
@@ -165,7 +169,9 @@ impl Entry {
             && match &self.wanted {
                 Wanted::Svid(svid) => svid.is_fixed(),
                 Wanted::Context(context) => {
-                    all_fixed(&context.bundles) && context.subject_alt_names.iter().all(|san| san.value.is_fixed())
+                    !context.suppress_client_ca_list
+                        && all_fixed(&context.bundles)
+                        && context.subject_alt_names.iter().all(|san| san.value.is_fixed())
                 }
             }
     }

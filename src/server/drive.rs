@@ -28,8 +28,8 @@ use super::{
     publish::Feed,
 };
 use crate::{
-    secret::{Flavour, NodeNames},
-    xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
+    secret::NodeNames,
+    xds::{Limits, Refusal, ResourceSet, Service, StreamState, Wire},
 };
 
 /// Requests taken in before other streams of the connection get their turn.
@@ -42,7 +42,7 @@ pub(super) struct Drive<W> {
     state: StreamState,
     feed: WatchStream<Feed>,
     /// Names that only this client has.
-    names: NodeNames,
+    names: Arc<NodeNames>,
     now: Option<Arc<ResourceSet>>,
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
@@ -58,12 +58,12 @@ impl<W: Wire> Drive<W> {
     pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
         let limits = Limits { names: shared.limits.names_per_stream as usize };
         let wildcard = shared.secrets.wildcard;
+        let (feed, names) = shared.admit_anyone();
         Self {
             inbound: Inbound::new(body, shared.limits.request_bytes as usize),
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
-            // Until the first request tells more, and for clients that never say who they are.
-            feed: WatchStream::new(shared.feeds.of(Flavour::of(&Node::default(), &shared.secrets))),
-            names: NodeNames::default(),
+            feed: WatchStream::new(feed),
+            names,
             now: None,
             tail: None,
             ended: false,

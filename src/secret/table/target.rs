@@ -4,7 +4,7 @@ use super::{TableError, UnusableReason, Wanted, WantedContext};
 use crate::{
     identity::{SpiffeId, TrustDomain},
     secret::{Flavour, Template},
-    xds::Node,
+    xds::{EnvoyVersion, Node},
 };
 
 /// What a name stands for.
@@ -156,7 +156,13 @@ impl WantedContext {
             bundles: Bundles::parse(&bundles).map_err(UnusableReason::Meaningless)?,
             flavour: self.flavour,
             subject_alt_names: sans.collect::<Result<_, UnusableReason>>()?,
-            suppress_client_ca_list: self.suppress_client_ca_list,
+            suppress_client_ca_list: self.suppress_client_ca_list && knows_suppression(node),
         }))
     }
+}
+
+/// `suppress_client_ca_list` came with Envoy 1.39; 1.36 rejects a context that has it. A client that does not tell its
+/// version is taken for a new one.
+fn knows_suppression(node: &Node) -> bool {
+    node.version.is_none_or(|version| version >= EnvoyVersion { major: 1, minor: 39 })
 }
