@@ -82,22 +82,33 @@ impl Compose {
     }
 
     fn names(&mut self, raw: Vec<raw::Name>, naming: &Naming) -> NameTable {
-        let count = raw.len();
-        let named = raw.into_iter().enumerate();
-        let entries: Vec<_> =
-            named.filter_map(|(at, name)| self.entry(&format!("secrets.names[{at}]"), name)).collect();
-        // With an entry missing the positions would be those of others.
-        if entries.len() < count {
-            return NameTable::default();
+        let mut places = Vec::new();
+        let mut entries = Vec::new();
+        let mut sound = true;
+        for (at, name) in raw.into_iter().enumerate() {
+            // What is wrong with one entry must not hide what is wrong with the others.
+            match self.entry(&format!("secrets.names[{at}]"), name) {
+                Some(entry) => {
+                    places.push(at);
+                    entries.push(entry);
+                }
+                None => sound = false,
+            }
         }
-        NameTable::new(entries, naming).unwrap_or_else(|faults| {
-            faults.into_iter().for_each(|fault| self.fault(&fault));
-            NameTable::default()
-        })
+        match NameTable::new(entries, naming) {
+            Ok(table) if sound => table,
+            Ok(_) => NameTable::default(),
+            Err(faults) => {
+                faults.into_iter().for_each(|fault| self.fault(&fault, &places));
+                NameTable::default()
+            }
+        }
     }
 
-    fn fault(&mut self, fault: &Fault) {
-        let entry = format!("secrets.names[{}]", fault.entry);
+    /// `places` has each entry's position in the file.
+    fn fault(&mut self, fault: &Fault, places: &[usize]) {
+        let place = |entry: usize| format!("secrets.names[{}]", places.get(entry).copied().unwrap_or(entry));
+        let entry = place(fault.entry);
         let key = match fault.field {
             Field::Name => format!("{entry}.name"),
             Field::Svid => format!("{entry}.svid"),
@@ -108,8 +119,8 @@ impl Compose {
             Field::SubjectAltName(at) => format!("{entry}.match_subject_alt_names[{at}]"),
         };
         let earlier = |at: usize| {
-            let origin = self.places.get(&format!("secrets.names[{at}].name"));
-            origin.map_or_else(|| format!("secrets.names[{at}]"), |origin| format!("the entry at {origin}"))
+            let origin = self.places.get(&format!("{}.name", place(at)));
+            origin.map_or_else(|| place(at), |origin| format!("the entry at {origin}"))
         };
         let message = match &fault.error {
             TableError::Duplicate(first) => format!("is the name of {} too; remove one of them", earlier(*first)),
