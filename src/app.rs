@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     identity::{Availability, IdentityStore, Workload},
-    server::{Bound, ListenError, Server, ServerError, StreamEvent},
+    server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
 };
 
@@ -25,6 +25,9 @@ pub enum AppError {
     /// The server failed.
     #[error("the server failed")]
     Server(#[from] ServerError),
+    /// The bundle endpoint failed.
+    #[error("the bundle endpoint failed")]
+    Bundles(#[source] ServerError),
     /// The supervisor failed.
     #[error("the renewal of identities failed; this is a bug, please report it with the log")]
     Supervisor(#[source] tokio::task::JoinError),
@@ -33,6 +36,7 @@ pub enum AppError {
 /// The whole program with its sockets open, ready to run.
 pub struct App {
     server: Server,
+    bundles: BundleEndpoint,
     supervisor: Supervisor,
     store: Arc<IdentityStore>,
 }
@@ -44,16 +48,23 @@ impl App {
     /// [`AppError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, AppError> {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
+        let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
         let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
-        Ok(Self { server, supervisor, store })
+        Ok(Self { server, bundles, supervisor, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
         self.server.bound()
+    }
+
+    /// Where the bundle endpoint really listens, in the configuration's order; nowhere if it is off.
+    #[must_use]
+    pub fn bundles_bound(&self) -> Vec<Bound> {
+        self.bundles.bound()
     }
 
     /// Every outcome of renewal from now on.
@@ -90,6 +101,9 @@ impl App {
         for listener in self.server.bound() {
             tracing::info!(%listener, "serving");
         }
+        for listener in self.bundles_bound() {
+            tracing::info!(%listener, "serving bundles");
+        }
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -99,10 +113,22 @@ impl App {
                 ended
             }
         });
-        let served = self.server.run(states, stop.clone()).await;
-        stop.cancel();
+        let keys = self.store.watch_jwt(&Workload::Own);
+        // Half a server is none: whichever part ends takes the other along.
+        let served = async {
+            let ended = self.server.run(states.clone(), stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let bundles = async {
+            let ended = self.bundles.run(states.clone(), keys, stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let (served, bundles) = tokio::join!(served, bundles);
         renewal.await.map_err(AppError::Supervisor)??;
         served?;
+        bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");
         Ok(())
     }

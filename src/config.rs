@@ -31,7 +31,8 @@ pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 
 use crate::{
-    secret, server,
+    secret,
+    server::{self, bundles},
     source::{supervisor, workload_api},
     telemetry::logs,
 };
@@ -43,6 +44,7 @@ pub struct Config {
     supervisor: supervisor::Config,
     secrets: secret::Config,
     server: server::Config,
+    bundles: bundles::Config,
     logs: logs::Config,
 }
 
@@ -132,6 +134,12 @@ impl Config {
     #[must_use]
     pub fn server(&self) -> &server::Config {
         &self.server
+    }
+
+    /// Where the public keys of each trust domain are served over HTTP, if anywhere.
+    #[must_use]
+    pub fn bundles(&self) -> &bundles::Config {
+        &self.bundles
     }
 
     /// What is logged.

@@ -18,10 +18,12 @@
 //! configuration), so a second spelling costs a second stream, and on ADS a secret that never arrives (envoy#47309).
 
 mod bootstrap;
+mod jwt;
 mod sds;
 mod traffic;
 mod yaml;
 
 pub use bootstrap::{Bootstrap, Error};
+pub use jwt::JwtVerifier;
 pub use sds::{Address, Sds, Variant};
 pub use traffic::{Action, Connections, Listener, Tls, Upstream};

@@ -3,6 +3,7 @@
 mod build;
 mod contents;
 mod encode;
+pub mod jwks;
 mod name;
 mod pattern;
 mod revocation;

@@ -4,6 +4,7 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
+pub mod bundles;
 mod connection;
 mod drive;
 mod fetch;
@@ -27,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub use bundles::BundleEndpoint;
 pub use listen::{Bound, ListenError};
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;

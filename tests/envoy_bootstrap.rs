@@ -17,7 +17,7 @@ use std::{
 
 use spiffe_sds::{
     dev::envoy::{Envoy, EnvoyBinary, Load, admin::until, install, process, provision},
-    envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
+    envoy::{Action, Address, Bootstrap, JwtVerifier, Listener, Sds, Tls, Upstream, Variant},
 };
 use support::envoy::{BOUND, all, latest};
 
@@ -123,6 +123,15 @@ fn examples() -> Vec<(&'static str, &'static str, String)> {
     let sds = |variant| Sds::new(variant, Address::Unix("/run/spiffe-sds/sds.sock".into()));
     let to_client = || Tls::new("default", "ALL").peer(CLIENT);
     let to_server = || Tls::new("default", "ALL").peer(SERVER);
+    let verifier = Bootstrap::new("verifier", "example", sds(Variant::Delta))
+        .admin(loopback(9901))
+        .bundles(Address::Unix("/run/spiffe-sds/bundles.sock".into()))
+        .listener(
+            Listener::new("mtls", loopback(8443), Action::respond("hello, bearer of a JWT-SVID\n"))
+                .tls(to_client())
+                .jwt(JwtVerifier::new("example.org", "backend"))
+                .jwt(JwtVerifier::new("partner.example", "backend")),
+        );
     let ads_client = client(sds(Variant::AdsSotw), to_server());
     vec![
         (
@@ -134,6 +143,12 @@ fn examples() -> Vec<(&'static str, &'static str, String)> {
             "delta-client.yaml",
             "A sidecar of a client: plain text on 127.0.0.1:8080, mTLS to 127.0.0.1:8443. Secrets over plain SDS, delta.",
             client(sds(Variant::Delta), to_server()).to_yaml().unwrap(),
+        ),
+        (
+            "jwt-authn.yaml",
+            "An mTLS server on 127.0.0.1:8443 that also wants a JWT-SVID of one of two trust domains, for the audience\n\
+             # \"backend\". Their keys come from the bundle endpoint; see docs/jwks.md.",
+            verifier.to_yaml().unwrap(),
         ),
         (
             "ads-delta-server.yaml",

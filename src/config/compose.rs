@@ -2,7 +2,13 @@
 
 mod names;
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     Config, Origin, Problem, Problems,
@@ -11,7 +17,7 @@ use super::{
     tree::{Node, Value},
 };
 use crate::{
-    server::{self, Limits, listen},
+    server::{self, Limits, bundles, listen},
     source::{Endpoint, backoff, supervisor, workload_api},
     telemetry::logs,
 };
@@ -34,7 +40,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     });
     let mut places = BTreeMap::new();
     collect_places(tree, String::new(), &mut places);
-    let mut compose = Compose { places, problems };
+    let mut compose = Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new() };
 
     let server_default = server::Config::default();
     let source = compose.source(raw.source.workload_api);
@@ -60,9 +66,10 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
             Duration::ZERO..=10 * MINUTE,
         ),
     };
+    let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
     let logs = compose.logs(raw.log);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, logs }),
+        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, bundles, logs }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),
@@ -90,6 +97,9 @@ fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin
 struct Compose {
     places: BTreeMap<String, Origin>,
     problems: Vec<Problem>,
+    /// The listener of each socket and address; nobody else can have them.
+    sockets: BTreeMap<PathBuf, String>,
+    addresses: BTreeMap<SocketAddr, String>,
 }
 
 impl Compose {
@@ -158,32 +168,54 @@ impl Compose {
     ) -> Vec<listen::Config> {
         let Some(raw) = raw else {
             let path = PathBuf::from(DEFAULT_SOCKET);
-            return vec![listen::Config::Unix(listen::UnixConfig {
-                path,
-                mode: DEFAULT_MODE,
-                owner: None,
-                group: None,
-            })];
+            let unix = listen::UnixConfig { path, mode: DEFAULT_MODE, owner: None, group: None };
+            return vec![listen::Config::Unix(unix)];
         };
         if raw.is_empty() && self.is_sound("listeners") {
             self.complain("listeners", "is empty, so nobody could connect; add a listener or remove the key");
         }
-        let mut sockets = BTreeMap::new();
-        let mut addresses = BTreeMap::new();
+        self.sockets_of("listeners", raw, source)
+    }
+
+    fn bundles(&mut self, raw: raw::BundleEndpoint, source: Option<&workload_api::Config>) -> bundles::Config {
+        let default = bundles::Config::default();
+        let section = "bundle_endpoint.listeners";
+        let listeners = self.sockets_of(section, raw.listeners.unwrap_or_default(), source);
+        if !self.places.contains_key("listeners") {
+            let taken = |listener: &listen::Config| matches!(listener, listen::Config::Unix(unix) if unix.path == Path::new(DEFAULT_SOCKET));
+            if let Some(index) = listeners.iter().position(taken) {
+                let key = format!("{section}[{index}].unix.path");
+                self.complain(&key, "is where Envoy connects when no `listeners` are set; choose another path");
+            }
+        }
+        let bounds = SECOND..=24 * 60 * MINUTE;
+        let refresh_hint =
+            self.duration("bundle_endpoint.refresh_hint", raw.refresh_hint, default.refresh_hint, bounds);
+        bundles::Config { listeners, refresh_hint }
+    }
+
+    fn sockets_of(
+        &mut self,
+        section: &str,
+        raw: Vec<raw::Listener>,
+        source: Option<&workload_api::Config>,
+    ) -> Vec<listen::Config> {
         let mut listeners = Vec::new();
         for (index, listener) in raw.into_iter().enumerate() {
-            let key = format!("listeners[{index}]");
+            let key = format!("{section}[{index}]");
             match (listener.unix, listener.tcp) {
                 (Some(unix), None) => {
                     let Some(unix) = self.unix(&key, unix) else { continue };
                     self.own_socket(&key, &unix.path, source);
-                    self.once(sockets.insert(unix.path.clone(), key.clone()), &format!("{key}.unix.path"));
+                    let earlier = self.sockets.insert(unix.path.clone(), key.clone());
+                    self.once(earlier, &format!("{key}.unix.path"));
                     listeners.push(listen::Config::Unix(unix));
                 }
                 (None, Some(tcp)) => {
                     let Some(address) = self.tcp(&key, tcp) else { continue };
                     if address.port() != 0 {
-                        self.once(addresses.insert(address, key.clone()), &format!("{key}.tcp.address"));
+                        let earlier = self.addresses.insert(address, key.clone());
+                        self.once(earlier, &format!("{key}.tcp.address"));
                     }
                     listeners.push(listen::Config::Tcp(address));
                 }

@@ -73,7 +73,7 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
                 return None;
             }
         },
-        "list" if key == "listeners" => {
+        "list" if key.ends_with("listeners") => {
             Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect())
         }
         "list" => {

@@ -3,8 +3,12 @@
 //! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
 //! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
 
+mod names;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -17,6 +21,8 @@ pub(super) struct Raw {
     pub(super) secrets: Secrets,
     /// Where Envoy connects. By default one Unix socket, `/run/spiffe-sds/sds.sock` with mode 0660.
     pub(super) listeners: Option<Vec<Listener>>,
+    /// The public keys of each trust domain over HTTP, for verifiers that do not speak SDS.
+    pub(super) bundle_endpoint: BundleEndpoint,
     /// Bounds on what clients can make the server hold.
     pub(super) limits: Limits,
     /// How dead connections are found.
@@ -106,88 +112,19 @@ pub(super) struct Secrets {
     pub(super) rollout_hold: Option<String>,
 }
 
-/// Which of several identities is the default one: at most one of these. While none is as wanted there is no default.
+/// JWK Sets (`/jwks/<trust domain>`) and SPIFFE bundles (`/bundle/<trust domain>`).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct DefaultIdentity {
-    /// The one with this SPIFFE ID.
-    #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
-    pub(super) spiffe_id: Option<String>,
-    /// The first whose SPIFFE ID is like this: `*` stands for anything without `/`, `**` for anything.
-    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web"]))]
-    pub(super) pattern: Option<String>,
-    /// The one with this hint.
-    #[schemars(extend("examples" = ["internal"]))]
-    pub(super) hint: Option<String>,
+pub(super) struct BundleEndpoint {
+    /// Where these documents are served, over HTTP/1.1 and HTTP/2 without TLS. By default nowhere.
+    pub(super) listeners: Option<Vec<Listener>>,
+    /// How often consumers shall look for new keys, in whole seconds: `Cache-Control: max-age` and
+    /// `spiffe_refresh_hint`. From 1s to 1day.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) refresh_hint: Option<String>,
 }
 
-/// A name and what it stands for: exactly one of `svid` and `bundle`. Texts may hold `${node.id}`, `${node.cluster}` and
-/// `${node.metadata.KEY}`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(extend("oneOf" = [{"required": ["svid"]}, {"required": ["bundle"]}]))]
-pub(super) struct Name {
-    /// The name that Envoy asks for. Required.
-    #[schemars(extend("examples" = ["sds://web", "web-cacert", "sds://${node.metadata.app}"]))]
-    pub(super) name: Option<String>,
-    /// A certificate and its key: `default`, a SPIFFE ID, or `hint:` and a hint.
-    #[schemars(extend("examples" = ["default", "spiffe://example.org/web", "hint:internal"]))]
-    pub(super) svid: Option<String>,
-    /// A validation context: `own`, `all`, a trust domain, or a list of trust domains.
-    #[schemars(extend("examples" = ["own", "all", "example.org", ["own", "partner.org"]]))]
-    pub(super) bundle: Option<OneOrMore>,
-    /// How trust is expressed: `auto` is what the client gets elsewhere, `spiffe` Envoy's SPIFFE certificate validator,
-    /// `plain` a `trusted_ca` of a single trust domain. Only with `bundle`.
-    #[schemars(extend("enum" = ["auto", "spiffe", "plain"], "default" = "auto"))]
-    pub(super) flavour: Option<String>,
-    /// The peer's certificate must have one of these names. They are alternatives to matchers in Envoy's own
-    /// configuration, not a restriction of them. Only with `bundle`.
-    pub(super) match_subject_alt_names: Option<Vec<SubjectAltName>>,
-    /// Do not tell TLS clients which authorities are trusted (Envoy 1.39 and newer). Only with `bundle`.
-    #[schemars(extend("default" = false))]
-    pub(super) suppress_client_ca_list: Option<bool>,
-}
-
-/// A name that a peer may have: exactly one kind. All but `uri` need `flavour: plain`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct SubjectAltName {
-    /// A URI, such as a SPIFFE ID.
-    pub(super) uri: Option<Matcher>,
-    /// A DNS name.
-    pub(super) dns: Option<Matcher>,
-    /// An e-mail address.
-    pub(super) email: Option<Matcher>,
-    /// An IP address.
-    pub(super) ip_address: Option<Matcher>,
-}
-
-/// How a name is compared: exactly one of these.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Matcher {
-    /// The whole name.
-    pub(super) exact: Option<String>,
-    /// How it begins.
-    pub(super) prefix: Option<String>,
-    /// How it ends.
-    pub(super) suffix: Option<String>,
-    /// A part of it.
-    pub(super) contains: Option<String>,
-    /// The whole name, as a regular expression in RE2 syntax, without variables.
-    pub(super) regex: Option<String>,
-}
-
-/// One text or several.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(transform = flatten_one_or_more)]
-pub(super) enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-/// Where Envoy connects: exactly one of the two.
+/// Where clients connect: exactly one of the two.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("oneOf" = [{"required": ["unix"]}, {"required": ["tcp"]}]))]
@@ -205,8 +142,8 @@ pub(super) struct Unix {
     /// The socket file: absolute, at most 107 bytes, in a directory that exists. Required.
     #[schemars(extend("examples" = ["/run/spiffe-sds/sds.sock"]))]
     pub(super) path: Option<String>,
-    /// Permission bits of the socket file, octal, in quotes. Whoever may write to the socket receives our private
-    /// keys, so the default lets only the owner and the group in.
+    /// Permission bits of the socket file, octal, in quotes. Whoever may write to a socket for Envoy receives our
+    /// private keys, so the default lets only the owner and the group in.
     #[schemars(extend("default" = "0660"))]
     pub(super) mode: Option<String>,
     /// The user who owns the socket file, by name or number. By default the user we run as.
@@ -228,7 +165,8 @@ pub(super) enum Account {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Tcp {
-    /// IP address and port. Loopback only: a TCP client is not authenticated, and would be given private keys. Required.
+    /// IP address and port. Loopback only: nothing is authenticated on TCP, so anybody could be given private keys, or
+    /// could give forged public ones. Required.
     #[schemars(extend("examples" = ["127.0.0.1:18000", "[::1]:18000"]))]
     pub(super) address: Option<String>,
 }
@@ -285,11 +223,4 @@ fn flatten_account(schema: &mut schemars::Schema) {
     schema.insert("type".to_owned(), serde_json::json!(["string", "integer"]));
     schema.insert("minimum".to_owned(), serde_json::json!(0));
     schema.insert("maximum".to_owned(), serde_json::json!(u32::MAX - 1));
-}
-
-/// Says "text or list" in one `type`, likewise.
-fn flatten_one_or_more(schema: &mut schemars::Schema) {
-    schema.remove("anyOf");
-    schema.insert("type".to_owned(), serde_json::json!(["string", "array"]));
-    schema.insert("items".to_owned(), serde_json::json!({ "type": "string" }));
 }

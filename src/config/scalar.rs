@@ -68,8 +68,8 @@ pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     Err(format!(
-        "{} is not a loopback address; TCP clients are not authenticated and would be given private keys: \
-         listen on 127.0.0.1 or [::1], or on a Unix socket",
+        "{} is not a loopback address; nothing is authenticated on TCP, so anybody could be given private keys, or could \
+         give forged public ones: listen on 127.0.0.1 or [::1], or on a Unix socket",
         quoted(text)
     ))
 }

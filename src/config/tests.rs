@@ -54,6 +54,7 @@ listeners:
   - unix: {path: /run/a.sock, mode: "0600", owner: root, group: 1000}
   - unix: {path: /run/b.sock, mode: 0666}
   - tcp: {address: "[::1]:18000"}
+bundle_endpoint: {refresh_hint: 5m, listeners: [{unix: {path: /run/c.sock}}]}
 limits: {streams_per_connection: 1, streams_per_peer: 2, connections: 3, names_per_stream: 4, request_bytes: 65536}
 keepalive: {interval: 2s, timeout: 1s}
 drain_deadline: 0s
@@ -80,6 +81,8 @@ log: {format: json, filter: "warn,spiffe_sds::server=debug"}
             listen::Config::Tcp("[::1]:18000".parse().unwrap()),
         ]
     );
+    assert_eq!(config.bundles().listeners, [unix("/run/c.sock", 0o660, None, None)]);
+    assert_eq!(config.bundles().refresh_hint.as_secs(), 300);
     let limits = config.server().limits;
     assert_eq!((limits.streams_per_connection, limits.streams_per_peer, limits.connections), (1, 2, 3));
     assert_eq!((limits.names_per_stream, limits.request_bytes), (4, 65536));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{
+    jwt,
     sds::{Address, Sds, Variant},
     traffic::{Action, Listener, Tls, Upstream},
     yaml,
@@ -23,6 +24,8 @@ pub struct Bootstrap {
     pub admin: Option<Address>,
     /// The connection to this server.
     pub sds: Sds,
+    /// Where this server's bundle endpoint listens; needed by a listener that verifies JWT-SVIDs.
+    pub bundles: Option<Address>,
     /// The ports to open.
     pub listeners: Vec<Listener>,
     /// Where [`Action::Forward`] leads.
@@ -68,6 +71,12 @@ pub enum Error {
         /// The upstream it names.
         upstream: String,
     },
+    /// Keys from nowhere.
+    #[error("listener {listener:?} verifies JWT-SVIDs, but there is no bundle endpoint: set bundles")]
+    Bundles {
+        /// The listener.
+        listener: String,
+    },
     /// Envoy starts the secrets of static clusters before there is an aggregated stream, and dies of it
     /// (envoy#15517, envoy#19618; seen on 1.36.2 and 1.40.0).
     #[error(
@@ -99,6 +108,7 @@ impl Bootstrap {
             metadata: Map::new(),
             admin: None,
             sds,
+            bundles: None,
             listeners: Vec::new(),
             upstreams: Vec::new(),
             listeners_from: None,
@@ -117,6 +127,13 @@ impl Bootstrap {
     #[must_use]
     pub fn admin(mut self, address: impl Into<Address>) -> Self {
         self.admin = Some(address.into());
+        self
+    }
+
+    /// Names the bundle endpoint.
+    #[must_use]
+    pub fn bundles(mut self, address: impl Into<Address>) -> Self {
+        self.bundles = Some(address.into());
         self
     }
 
@@ -234,6 +251,7 @@ impl Bootstrap {
         }
         let upstreams = self.upstreams.iter().filter(|_| self.upstreams_from.is_none());
         let clusters = upstreams.map(|upstream| upstream.to_value(&self.sds)).chain([self.sds.cluster()]);
+        let clusters = clusters.chain(self.bundles.as_ref().map(jwt::cluster));
         fixed.insert("clusters".to_owned(), clusters.collect());
         root.insert("static_resources".to_owned(), Value::Object(fixed));
         Value::Object(root)
@@ -244,8 +262,8 @@ impl Bootstrap {
             return Err(Error::Node);
         }
         check_socket(&self.sds.address)?;
-        if let Some(admin) = &self.admin {
-            check_socket(admin)?;
+        for address in [&self.admin, &self.bundles].into_iter().flatten() {
+            check_socket(address)?;
         }
         for path in [&self.listeners_from, &self.upstreams_from].into_iter().flatten() {
             if path.extension().is_none_or(|end| end != "yaml") {
@@ -266,6 +284,9 @@ impl Bootstrap {
         check_unique("listener", listeners.iter().map(|listener| listener.name.as_str()))?;
         for listener in listeners {
             check_tls(&format!("listener {:?}", listener.name), listener.tls.as_ref())?;
+            if !listener.jwt.is_empty() && self.bundles.is_none() {
+                return Err(Error::Bundles { listener: listener.name.clone() });
+            }
             if let Action::Forward(upstream) = &listener.action
                 && !self.upstreams.iter().any(|known| known.name == *upstream)
             {
@@ -289,7 +310,10 @@ fn discovery_response(version: &str, kind: &str, resources: impl Iterator<Item =
 }
 
 fn check_upstreams(upstreams: &[Upstream]) -> Result<(), Error> {
-    check_unique("upstream", upstreams.iter().map(|upstream| upstream.name.as_str()).chain([Sds::CLUSTER]))?;
+    check_unique(
+        "upstream",
+        upstreams.iter().map(|upstream| upstream.name.as_str()).chain([Sds::CLUSTER, jwt::CLUSTER]),
+    )?;
     upstreams.iter().try_for_each(|upstream| {
         let place = format!("upstream {:?}", upstream.name);
         check_tls(&place, upstream.tls.as_ref())

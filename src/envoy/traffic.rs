@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::sds::{Address, Sds, endpoint};
+use super::{
+    jwt::{self, JwtVerifier},
+    sds::{Address, Sds, endpoint},
+};
 
 /// The mTLS of a listener or an upstream: own identity, whom to trust, whom to talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Plain text if absent.
     pub tls: Option<Tls>,
+    /// Whose JWT-SVIDs a request may carry, any one of them; empty asks for none.
+    pub jwt: Vec<JwtVerifier>,
     /// What a request gets.
     pub action: Action,
 }
@@ -153,13 +158,21 @@ impl Action {
 impl Listener {
     /// A plain-text listener.
     pub fn new(name: impl Into<String>, address: SocketAddr, action: Action) -> Self {
-        Self { name: name.into(), address, tls: None, action }
+        Self { name: name.into(), address, tls: None, jwt: Vec::new(), action }
     }
 
     /// The same behind mTLS.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Lets only requests in that carry a JWT-SVID that this verifier, or another one of the listener, accepts. Needs
+    /// [`Bootstrap::bundles`](super::Bootstrap::bundles).
+    #[must_use]
+    pub fn jwt(mut self, verifier: JwtVerifier) -> Self {
+        self.jwt.push(verifier);
         self
     }
 
@@ -172,14 +185,12 @@ impl Listener {
             // There an upstream with TLS cannot be static, so it is not there yet when the bootstrap is read.
             insert(&mut routes, "validate_clusters", json!(false));
         }
-        let manager = json!({
-            "stat_prefix": self.name,
-            "route_config": routes,
-            "http_filters": [{
-                "name": "envoy.filters.http.router",
-                "typed_config": typed("filters.http.router.v3.Router", json!({})),
-            }],
+        let router = json!({
+            "name": "envoy.filters.http.router",
+            "typed_config": typed("filters.http.router.v3.Router", json!({})),
         });
+        let filters: Vec<_> = jwt::filter(&self.jwt).into_iter().chain([router]).collect();
+        let manager = json!({ "stat_prefix": self.name, "route_config": routes, "http_filters": filters });
         let mut chain = json!({});
         if let Some(tls) = &self.tls {
             insert(&mut chain, "transport_socket", tls.downstream(sds));
@@ -240,7 +251,7 @@ impl Upstream {
 }
 
 /// `value` as an `Any` of an extension, its type first.
-fn typed(extension: &str, value: Value) -> Value {
+pub(super) fn typed(extension: &str, value: Value) -> Value {
     let mut any = Map::new();
     any.insert("@type".to_owned(), json!(format!("type.googleapis.com/envoy.extensions.{extension}")));
     if let Value::Object(fields) = value {

@@ -25,6 +25,10 @@ const NOTES: &[(&str, &str)] = &[
     ("require_client_certificate:", "mTLS: a client without a certificate is refused."),
     ("disable_stateless_session_resumption:", "Every handshake is a full one, with the current certificate."),
     ("max_session_keys:", "Every handshake is a full one, with the current certificate."),
+    ("subjects:", "The keys below vouch for this trust domain only; Envoy itself knows nothing of trust domains."),
+    ("cache_duration:", "A key has to be published this long before the first token is signed with it."),
+    ("async_fetch:", "Fetched in the background: no request ever waits for keys."),
+    ("- name: bundles", "The bundle endpoint of spiffe-sds: public keys over plain HTTP."),
     ("tls_params:", "An Envoy client stops at TLS 1.2 unless told otherwise."),
     ("tls_certificate_sds_secret_configs:", "Who we are: an X.509-SVID with its key."),
     (

@@ -30,7 +30,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// client that never speaks would hold its place for ever and every shutdown until the deadline.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
 /// A pause after an accept failed for lack of file descriptors, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests are tiny, but every unread acknowledgement counts against half of this in `h2`'s budget for small frames.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What one client can make us buffer on one stream before it is read.
@@ -114,12 +114,13 @@ impl Acceptor {
 }
 
 /// A connection of either kind.
-enum Io {
+pub(super) enum Io {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
-async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
+/// The next connection, and who is on its other end.
+pub(super) async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
     match socket {
         Socket::Unix(unix) => {
             let stream = unix.accept().await?;

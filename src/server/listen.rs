@@ -63,7 +63,7 @@ pub enum ListenError {
     NoDirectory(PathBuf),
     /// An address that anybody on the network could reach.
     #[error(
-        "{0} is not a loopback address: clients on TCP are not authenticated, so anybody who reaches it would be handed private keys; use a Unix socket or 127.0.0.1"
+        "{0} is not a loopback address: clients on TCP are not authenticated, so anybody who reaches it would be handed private keys, and keys that verify others could be forged on the way; use a Unix socket or 127.0.0.1"
     )]
     NotLoopback(SocketAddr),
     /// The operating system said no.

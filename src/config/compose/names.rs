@@ -154,7 +154,7 @@ impl Compose {
                 self.parse(&format!("{key}.svid"), Some(svid), |text| parsed(&text)).map(Wanted::Svid)
             }
             (None, Some(bundle)) => {
-                let bundles = self.bundles(&format!("{key}.bundle"), bundle);
+                let bundles = self.trust_domains(&format!("{key}.bundle"), bundle);
                 let sans = raw.match_subject_alt_names.map(|sans| self.sans(key, sans));
                 let flavour = match raw.flavour.as_deref() {
                     Some("spiffe") => Some(Flavour::Spiffe),
@@ -182,7 +182,7 @@ impl Compose {
     }
 
     /// `None` when one of them is wrong, and then it was complained about.
-    fn bundles(&mut self, key: &str, raw: raw::OneOrMore) -> Option<Vec<Template>> {
+    fn trust_domains(&mut self, key: &str, raw: raw::OneOrMore) -> Option<Vec<Template>> {
         let texts = match raw {
             raw::OneOrMore::One(text) => return self.parse(key, Some(text), |text| parsed(&text)).map(|one| vec![one]),
             raw::OneOrMore::More(texts) => texts,

@@ -56,7 +56,7 @@ log:
         Config::new(&sources).unwrap_err().to_string(),
         r#"the configuration has 12 problems:
   sds.yaml:2:17: secrets.rollout_hold: 11s is out of range; allowed are 0s to 10s
-  sds.yaml:4:20: listeners[0].tcp.address: "0.0.0.0:443" is not a loopback address; TCP clients are not authenticated and would be given private keys: listen on 127.0.0.1 or [::1], or on a Unix socket
+  sds.yaml:4:20: listeners[0].tcp.address: "0.0.0.0:443" is not a loopback address; nothing is authenticated on TCP, so anybody could be given private keys, or could give forged public ones: listen on 127.0.0.1 or [::1], or on a Unix socket
   sds.yaml:5:18: listeners[1].unix.path: "run/a.sock" is not absolute; start it with `/`
   sds.yaml:5:36: listeners[1].unix.mode: "0888" is not a file mode; write three octal digits after a zero, in quotes: "0660"
   sds.yaml:5:49: listeners[1].unix.owner: there is no user "no-such-user-here"; create it, or write a number
@@ -232,6 +232,19 @@ fn listeners() {
         "listeners:\n- unix: {path: /a, group: no-such-group}",
         r#"sds.yaml:2:27: listeners[0].unix.group: there is no group "no-such-group"; create it, or write a number"#
     );
+    refused!(
+        "bundle_endpoint: {listeners: [{tcp: {address: '10.0.0.1:80'}}]}",
+        r#"sds.yaml:1:47: bundle_endpoint.listeners[0].tcp.address: "10.0.0.1:80" is not a loopback address; nothing is authenticated on TCP, so anybody could be given private keys, or could give forged public ones: listen on 127.0.0.1 or [::1], or on a Unix socket"#
+    );
+    refused!(
+        "listeners: [{unix: {path: /a}}]\nbundle_endpoint: {listeners: [{unix: {path: /a}}]}",
+        "sds.yaml:2:45: bundle_endpoint.listeners[0].unix.path: is the same as that of listeners[0]; remove one of them"
+    );
+    refused!(
+        "bundle_endpoint: {listeners: [{unix: {path: /run/spiffe-sds/sds.sock}}]}",
+        "sds.yaml:1:45: bundle_endpoint.listeners[0].unix.path: is where Envoy connects when no `listeners` are set; choose another path"
+    );
+    assert!(problems("bundle_endpoint: {listeners: []}").is_empty());
     assert!(problems("listeners: [{tcp: {address: '127.0.0.1:0'}}, {tcp: {address: '127.0.0.1:0'}}]").is_empty());
 }
 

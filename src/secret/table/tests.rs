@@ -105,10 +105,10 @@ fn templates_are_bound_to_a_node() {
     let bound = table.bind(&node(&[("app", "web"), ("td", "partner.org")]), &Naming::default());
     assert!(bound.unusable.is_empty(), "{:?}", bound.unusable);
     let names: Vec<_> = bound.names.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["sds://web", "sds://other", "n1-ca"]);
+    assert_eq!(names, ["sds://other", "sds://web", "n1-ca"], "names that are the same for all come first");
     let id = crate::identity::SpiffeId::new("spiffe://example.org/web").unwrap();
-    assert_eq!(bound.names[0].1, Target::Svid(SvidChoice::Id(id)));
-    assert_eq!(bound.names[1].1, Target::Svid(SvidChoice::Hint("web".into())));
+    assert_eq!(bound.names[1].1, Target::Svid(SvidChoice::Id(id)));
+    assert_eq!(bound.names[0].1, Target::Svid(SvidChoice::Hint("web".into())));
 }
 
 #[test]
@@ -130,7 +130,27 @@ fn what_a_node_cannot_fill_means_nothing_for_it() {
     assert_eq!(unusable(&[("app", "../x")]).len(), 4);
     let taken =
         |at: usize, name: &str| format!("{at} the node's values make {name:?}, a name that has another meaning");
-    assert_eq!(unusable(&[("app", "fixed")]), [taken(0, "sds://fixed")]);
-    assert_eq!(unusable(&[("app", "ROOTCA")])[0], taken(1, "ROOTCA"), "the names that always mean something win");
+    assert_eq!(unusable(&[("app", "fixed")]), [taken(1, "sds://fixed")]);
+    assert_eq!(unusable(&[("app", "ROOTCA")])[1], taken(2, "ROOTCA"), "the names that always mean something win");
     assert_eq!(unusable(&[("app", "Upper")]).len(), 1, "no trust domain");
+}
+
+#[test]
+fn a_name_for_all_beats_one_for_a_node() {
+    let entries = vec![svid("sds://${node.id}", "default"), svid("sds://n1", "hint:${node.id}")];
+    let bound = NameTable::new(entries, &Naming::default()).unwrap().bind(&node(&[]), &Naming::default());
+    assert_eq!(bound.names, [("sds://n1".to_owned(), Target::Svid(SvidChoice::Hint("n1".into())))]);
+    assert_eq!(bound.unusable.len(), 1);
+}
+
+#[test]
+fn what_an_older_envoy_rejects_is_left_out_for_it() {
+    let entries = vec![bundle("ca", &["own"], |context| context.suppress_client_ca_list = true)];
+    let table = NameTable::new(entries, &Naming::default()).unwrap();
+    let suppresses = |version: Option<u32>| {
+        let version = version.map(|minor| crate::xds::EnvoyVersion { major: 1, minor });
+        let bound = table.bind(&Node { version, ..Node::default() }, &Naming::default());
+        matches!(&bound.names[0].1, Target::Context(context) if context.suppress_client_ca_list)
+    };
+    assert_eq!([Some(38), Some(39), None].map(suppresses), [false, true, true]);
 }

@@ -23,6 +23,8 @@ pub(in super::super) struct UnixSocket {
     listener: UnixListener,
     /// Which file is ours: device and inode.
     identity: (u64, u64),
+    /// The file that took its place.
+    lost_to: Option<(u64, u64)>,
     changes: mpsc::Receiver<()>,
     _watcher: Option<notify::RecommendedWatcher>,
 }
@@ -40,7 +42,7 @@ impl UnixSocket {
         if watcher.is_none() {
             tracing::warn!(path = %config.path.display(), "the socket's directory cannot be watched, an unlinked socket will not be bound again");
         }
-        Ok(Self { config: config.clone(), listener, identity, changes, _watcher: watcher })
+        Ok(Self { config: config.clone(), listener, identity, lost_to: None, changes, _watcher: watcher })
     }
 
     /// The socket file.
@@ -61,9 +63,12 @@ impl UnixSocket {
     fn rebind_if_gone(&mut self) {
         match identity(&self.config.path) {
             Some(found) if found == self.identity => {}
-            // Somebody else's now. Taking it back would be a fight; connections that we have go on.
-            Some(_) => {
-                tracing::error!(path = %self.config.path.display(), "the socket was replaced by another process")
+            // Somebody else's now. Taking it back would be a fight; connections that we have go on. Said once for each
+            // thief: every other change in the directory comes by here too.
+            Some(found) if self.lost_to == Some(found) => {}
+            Some(found) => {
+                self.lost_to = Some(found);
+                tracing::error!(path = %self.config.path.display(), "the socket was replaced by another process");
             }
             None => match bind(&self.config) {
                 Ok((listener, identity)) => {

@@ -23,6 +23,10 @@ pub(super) enum Match {
 ///
 /// Parsing recomputes or checks the public half, so a damaged private half does not pass.
 pub(super) fn matches(pkcs8: &[u8], subject_public_key: &[u8]) -> Match {
+    // The parsers below ignore what follows the key, and Envoy would be the first to mind.
+    if x509_parser::der_parser::der::parse_der(pkcs8).map_or(true, |(rest, _)| !rest.is_empty()) {
+        return Match::Unusable;
+    }
     let judge = |public: &[u8]| if public == subject_public_key { Match::Yes } else { Match::No };
     for curve in [&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P384_SHA384_ASN1_SIGNING, &ECDSA_P521_SHA512_ASN1_SIGNING] {
         if let Ok(key) = EcdsaKeyPair::from_pkcs8(curve, pkcs8) {

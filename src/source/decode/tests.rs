@@ -75,6 +75,8 @@ fn every_usual_kind_of_key_is_accepted_and_no_other_than_the_leafs() {
         let [key, other] = [(); 2].map(|()| KeyPair::generate_for(algorithm).unwrap());
         let mut svid = root.svid_with_key(&key, |_| {});
         assert!(decode(&response([svid.clone()])).is_ok(), "{algorithm:?}");
+        svid.x509_svid_key = [key.serialize_der(), vec![0]].concat().into();
+        assert_eq!(refused(svid.clone()), SvidError::UnusableKey, "{algorithm:?}: something follows the key");
         svid.x509_svid_key = other.serialize_der().into();
         assert_eq!(refused(svid.clone()), SvidError::KeyMismatch, "{algorithm:?}");
         svid.x509_svid_key = svid.x509_svid_key.slice(..svid.x509_svid_key.len() / 2);
