@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    identity::{Availability, IdentityStore, Workload},
+    identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
 };
 
 /// Why the program cannot start or go on.
@@ -38,6 +38,7 @@ pub struct App {
     server: Server,
     bundles: BundleEndpoint,
     supervisor: Supervisor,
+    jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
 }
 
@@ -51,8 +52,11 @@ impl App {
         let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
-        let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
-        Ok(Self { server, bundles, supervisor, store })
+        let policy = *config.supervisor();
+        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
+        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        Ok(Self { server, bundles, supervisor, jwt, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -91,6 +95,12 @@ impl App {
         self.store.watch(&Workload::Own)
     }
 
+    /// The tokens and JWT keys held, now and as they change.
+    #[must_use]
+    pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
+        self.store.watch_jwt(&Workload::Own)
+    }
+
     /// Runs until `stop`, then drains.
     ///
     /// # Errors
@@ -113,6 +123,14 @@ impl App {
                 ended
             }
         });
+        let tokens = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                // Also when it panics.
+                let _stop_all = stop.clone().drop_guard();
+                self.jwt.run(stop).await;
+            }
+        });
         let keys = self.store.watch_jwt(&Workload::Own);
         // Half a server is none: whichever part ends takes the other along.
         let served = async {
@@ -127,6 +145,7 @@ impl App {
         };
         let (served, bundles) = tokio::join!(served, bundles);
         renewal.await.map_err(AppError::Supervisor)??;
+        tokens.await.map_err(AppError::Supervisor)?;
         served?;
         bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");

@@ -1,6 +1,6 @@
 //! How identities become xDS resources: pure, so that every name, flavour and order can be tested without a socket.
 
-mod build;
+mod builder;
 mod contents;
 mod encode;
 pub mod jwks;
@@ -12,12 +12,14 @@ mod select;
 pub mod table;
 mod template;
 mod view;
+mod x509;
 
-use std::{sync::Arc, time::Duration, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 
+pub use builder::Part;
 pub use contents::{Contents, Note};
 pub use encode::EncodeError;
-pub use name::{NameError, Naming, SecretName, check as check_name, dot_free};
+pub use name::{JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_reserved};
 pub use pattern::{Pattern, PatternError};
 pub use revocation::CrlPolicy;
 pub use rollout::{Change, stages};
@@ -27,9 +29,11 @@ pub use template::{Template, TemplateError, Unfilled, Variable};
 pub use view::View;
 
 use crate::{
-    identity::IdentitySnapshot,
+    identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState},
     xds::{EnvoyVersion, Node, Origin, ResourceSet},
 };
+use builder::Builder;
+use table::Target;
 
 /// What the catalog serves and how a change of it is rolled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Config {
     pub wildcard: bool,
     /// How long new trust is in place before certificates that need it, and old trust after the last that needed it.
     pub rollout_hold: Duration,
+    /// The tokens that are served. Every other token name is impossible, so that no client makes us mint one.
+    pub jwt_svids: BTreeSet<JwtRequest>,
 }
 
 impl Default for Config {
@@ -65,6 +71,7 @@ impl Default for Config {
             disable_spiffe_cert_validation: false,
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
+            jwt_svids: BTreeSet::new(),
         }
     }
 }
@@ -123,16 +130,66 @@ impl SecretCatalog {
         Contents::new(snapshot, &self.config, now).map(Arc::new)
     }
 
-    /// Every resource that these contents are to a client of this flavour.
+    /// The certificates and contexts that these contents are to a client of this flavour.
     ///
     /// # Errors
     /// [`EncodeError`]; then nothing of the snapshot must be published.
-    pub fn view(&self, contents: &Arc<Contents>, flavour: Flavour) -> Result<View, EncodeError> {
-        let set = build::base(contents, flavour, &self.config, &self.origin)?;
-        Ok(View::new(contents.clone(), flavour, set, self.origin.clone()))
+    pub fn x509(&self, contents: &Arc<Contents>, flavour: Flavour) -> Result<Part, EncodeError> {
+        x509::part(contents, flavour, &self.config, &self.origin)
     }
 
-    /// Every resource that `snapshot` is to a client of this flavour at `now`.
+    /// The tokens at `now`: one that is not there yet is withheld, one that is gone is an empty secret.
+    ///
+    /// Whatever has not changed since `before` keeps its frames.
+    #[must_use]
+    pub fn tokens(&self, snapshot: &JwtSnapshot, now: SystemTime, before: Option<&Part>) -> Part {
+        let mut set = Builder::new(&self.origin).reusing(before);
+        let named = |jwt: &JwtName| {
+            let names = self.config.names.fixed().iter();
+            let names = names.filter(|(_, target)| matches!(target, Target::Jwt(named) if named == jwt));
+            names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        for request in &self.config.jwt_svids {
+            let state = snapshot.svids.get(request).unwrap_or(&JwtState::Pending);
+            for form in TokenForm::ALL {
+                let name = JwtName { form, request: request.clone() };
+                let content = match state {
+                    JwtState::Pending => None,
+                    // The end of its life is inclusive for certificates and exclusive for tokens (RFC 7519, 4.1.4).
+                    JwtState::Valid(svid) if now < svid.validity.not_after => {
+                        Some(encode::generic(Some(&svid.token), form))
+                    }
+                    JwtState::Valid(_) | JwtState::Gone(_) => Some(encode::generic(None, form)),
+                };
+                set.add_or_withhold(&name.to_string(), form == TokenForm::Raw, content.as_ref());
+                named(&name).iter().for_each(|name| set.add_or_withhold(name, false, content.as_ref()));
+            }
+        }
+        set.finish(Arc::new(|_| false))
+    }
+
+    /// What is served to a workload that is entitled to nothing: no certificate and no context is impossible, and
+    /// none is there.
+    #[must_use]
+    pub fn nothing(&self) -> Part {
+        let config = self.config.clone();
+        let possible = move |name: &str| !matches!(SecretName::parse(name, &config.naming), Some(SecretName::Jwt(_)));
+        Builder::new(&self.origin).finish(Arc::new(possible))
+    }
+
+    /// What clients see of these parts. `contents` are those that `x509` was made of, if there are any.
+    #[must_use]
+    pub fn view(&self, contents: Option<Arc<Contents>>, flavour: Flavour, x509: &Part, tokens: &Part) -> View {
+        View::new(contents, flavour, x509, tokens, self.origin.clone())
+    }
+
+    /// What everyone sees before anything is known: every name is withheld.
+    #[must_use]
+    pub fn pending(&self) -> View {
+        View::pending(self.origin.clone())
+    }
+
+    /// Every resource that `snapshot` is to a client of this flavour at `now`, without tokens.
     ///
     /// # Errors
     /// As of [`contents`](Self::contents).
@@ -141,21 +198,9 @@ impl SecretCatalog {
         snapshot: &IdentitySnapshot,
         flavour: Flavour,
         now: SystemTime,
-    ) -> Result<Arc<ResourceSet>, EncodeError> {
+    ) -> Result<ResourceSet, EncodeError> {
         let contents = self.contents(&Arc::new(snapshot.clone()), now)?;
-        Ok(self.view(&contents, flavour)?.set().clone())
-    }
-
-    /// What everyone sees before anything is known: every name is withheld.
-    #[must_use]
-    pub fn pending(&self) -> View {
-        View::without_contents(ResourceSet::pending(), self.origin.clone())
-    }
-
-    /// What is served to a workload that is entitled to nothing: no name is impossible, and nothing is there.
-    #[must_use]
-    pub fn nothing(&self) -> View {
-        View::without_contents(ResourceSet::new([], [], Arc::new(|_| true)), self.origin.clone())
+        Ok(ResourceSet::from(self.x509(&contents, flavour)?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
+mod jwt;
 mod names;
 
 use std::{
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     server::{self, Limits, bundles, listen},
-    source::{Endpoint, backoff, supervisor, workload_api},
+    source::{Endpoint, backoff, jwt as tokens, supervisor, workload_api},
     telemetry::logs,
 };
 
@@ -45,7 +46,8 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let server_default = server::Config::default();
     let source = compose.source(raw.source.workload_api);
     let supervisor = compose.supervisor(raw.source.denied_grace, raw.source.backoff);
-    let secrets = compose.secrets(raw.secrets);
+    let jwt = compose.jwt(raw.jwt);
+    let secrets = compose.secrets(raw.secrets, &jwt.svids);
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
     let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
@@ -67,9 +69,11 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
         ),
     };
     let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
+    // Whoever serves the keys follows them, also without tokens of its own.
+    let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
     let logs = compose.logs(raw.log);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, bundles, logs }),
+        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, logs }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),

@@ -76,6 +76,7 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
         "list" if key.ends_with("listeners") => {
             Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect())
         }
+        "list" if key == "jwt.svids" => Value::List(text.split(',').map(|one| jwt_svid(one.trim(), &origin)).collect()),
         "list" => {
             let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
             Value::List(text.split(',').map(item).collect())
@@ -85,6 +86,13 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
         _ => Value::Text(text.to_owned()),
     };
     Some(Node { value, origin })
+}
+
+/// An audience as the item that the file's list of tokens would have.
+fn jwt_svid(audience: &str, origin: &Origin) -> Node {
+    let node = |value| Node { value, origin: origin.clone() };
+    let audience = node(Value::List(vec![node(Value::Text(audience.to_owned()))]));
+    node(Value::Map(vec![Entry { key: "audience".to_owned(), origin: origin.clone(), node: audience }]))
 }
 
 /// `unix:///path` or `tcp://address` as the item that the file's list of listeners would have.

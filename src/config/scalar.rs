@@ -11,7 +11,7 @@ use nix::unistd::{Group, User};
 
 use super::{quoted, raw::Account};
 use crate::{
-    identity::{SpiffeId, TrustDomain},
+    identity::{Hint, SpiffeId, TrustDomain},
     secret::{self, NameError},
     source::{Endpoint, EndpointError},
     telemetry::logs,
@@ -85,12 +85,6 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     })
 }
 
-/// A SPIFFE ID with a path, byte for byte.
-pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
-    let id = SpiffeId::new(text).ok().filter(|id| id.to_string() == text && !id.path().is_empty());
-    id.ok_or_else(|| format!("{} is not a SPIFFE ID; write such as spiffe://example.org/web", quoted(text)))
-}
-
 /// A resource name that stands for something; it must not look like a name that already means something else.
 pub(super) fn name(text: &str) -> Result<String, String> {
     match secret::check_name(text) {
@@ -98,6 +92,32 @@ pub(super) fn name(text: &str) -> Result<String, String> {
         Err(error @ NameError::Empty) => Err(error.to_string()),
         Err(error) => Err(format!("{} {error}", quoted(text))),
     }
+}
+
+/// Who verifies a token.
+pub(super) fn audience(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("is empty; write for whom the token is".to_owned());
+    }
+    if text.contains(char::is_control) {
+        return Err(format!("{} holds control characters; remove them", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// The SPIFFE ID of a workload.
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
+    let fix = "write such as spiffe://example.org/web";
+    match SpiffeId::new(text) {
+        Ok(id) if id.path().is_empty() => Err(format!("{} names a trust domain, no workload; {fix}", quoted(text))),
+        Ok(id) => Ok(id),
+        Err(error) => Err(format!("{} is no SPIFFE ID ({error}); {fix}", quoted(text))),
+    }
+}
+
+/// The hint of an identity.
+pub(super) fn hint(text: &str) -> Result<Hint, String> {
+    Hint::new(text).ok_or_else(|| "is empty; write the hint, or remove the key".to_owned())
 }
 
 /// Permission bits, octal.

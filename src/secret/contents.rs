@@ -82,6 +82,8 @@ impl Contents {
         match target {
             Target::Svid(choice) => Ok(self.svid(choice)),
             Target::Context(context) => self.context(context, flavour),
+            // Those are no part of the identities.
+            Target::Jwt(_) => Ok(Found::Impossible),
         }
     }
 

@@ -6,8 +6,9 @@ use envoy_types::pb::{
     envoy::{
         config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier},
         extensions::transport_sockets::tls::v3::{
-            CertificateValidationContext, Secret, SpiffeCertValidatorConfig, SubjectAltNameMatcher, TlsCertificate,
-            secret, spiffe_cert_validator_config::TrustDomain as ValidatorDomain, subject_alt_name_matcher::SanType,
+            CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, SubjectAltNameMatcher,
+            TlsCertificate, secret, spiffe_cert_validator_config::TrustDomain as ValidatorDomain,
+            subject_alt_name_matcher::SanType,
         },
         r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
     },
@@ -19,12 +20,12 @@ use thiserror::Error;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
-    Flavour,
+    Flavour, TokenForm,
     revocation::Revocations,
     table::{SanKind, SanRule, SubjectAltName},
 };
 use crate::{
-    identity::{Certificate, Svid, TrustBundle, TrustDomain},
+    identity::{Certificate, Svid, Token, TrustBundle, TrustDomain},
     xds::{Content, Rank, Version},
 };
 
@@ -55,10 +56,13 @@ impl Unnamed {
 
 impl Drop for Unnamed {
     fn drop(&mut self) {
-        if let Some(secret::Type::TlsCertificate(certificate)) = &mut self.0.r#type
-            && let Some(DataSource { specifier: Some(Specifier::InlineBytes(key)), .. }) = &mut certificate.private_key
-        {
-            key.zeroize();
+        let secret = match &mut self.0.r#type {
+            Some(secret::Type::TlsCertificate(certificate)) => &mut certificate.private_key,
+            Some(secret::Type::GenericSecret(generic)) => &mut generic.secret,
+            _ => return,
+        };
+        if let Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), .. }) = secret {
+            bytes.zeroize();
         }
     }
 }
@@ -84,6 +88,25 @@ pub(super) struct Conditions<'a> {
     pub(super) subject_alt_names: &'a [SubjectAltName<String>],
     pub(super) suppress_client_ca_list: bool,
     pub(super) revocations: &'a Revocations,
+}
+
+/// A token as a `GenericSecret`; without one, an empty secret: Envoy acknowledges it and then answers 401, where a
+/// removal would leave the old token in use.
+///
+/// The digest of a token tells nothing of it: its signature alone is more than anybody could try out.
+pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Arc<Content> {
+    const BEARER: &[u8] = b"Bearer ";
+    let prefix = match form {
+        TokenForm::Bearer if token.is_some() => BEARER,
+        TokenForm::Bearer | TokenForm::Raw => b"",
+    };
+    let compact = token.map_or(&[][..], |token| token.compact().as_bytes());
+    let mut bytes = Vec::with_capacity(prefix.len() + compact.len());
+    bytes.extend_from_slice(prefix);
+    bytes.extend_from_slice(compact);
+    let version = Version::digest(["generic_secret".as_bytes(), prefix, compact]);
+    let kind = GenericSecret { secret: Some(inline(bytes)), ..Default::default() };
+    Unnamed::content(secret::Type::GenericSecret(kind), version, Rank::Credential)
 }
 
 /// Trust bundles as a `CertificateValidationContext`.

@@ -1,5 +1,9 @@
 //! What a resource name denotes.
 
+mod jwt;
+
+pub use jwt::{JwtName, TokenForm};
+
 use std::borrow::Cow;
 
 use thiserror::Error;
@@ -51,6 +55,9 @@ pub enum NameError {
     /// Those name themselves.
     #[error("looks like a SPIFFE ID, which names itself; write another name")]
     SpiffeId,
+    /// Those do too.
+    #[error("looks like the name of a token, which names itself; write another name")]
+    Token,
     /// Invisible or not allowed in a log line.
     #[error("holds white space or control characters; write another name")]
     Unprintable,
@@ -68,6 +75,7 @@ pub fn check(name: &str) -> Result<(), NameError> {
     match () {
         () if name.is_empty() => Err(NameError::Empty),
         () if lower.starts_with("spiffe:") => Err(NameError::SpiffeId),
+        () if is_reserved(&lower) => Err(NameError::Token),
         () if name.contains(|c: char| c.is_control() || c.is_whitespace()) => Err(NameError::Unprintable),
         () if lower.contains("%2e") => Err(NameError::EncodedDot),
         () => Ok(()),
@@ -87,6 +95,8 @@ pub enum SecretName {
     Bundle(TrustDomain),
     /// Every known trust domain.
     AllBundles,
+    /// A token.
+    Jwt(JwtName),
 }
 
 impl SecretName {
@@ -105,6 +115,9 @@ impl SecretName {
         if *name == *naming.all_bundles {
             return Some(Self::AllBundles);
         }
+        if let Some(jwt) = JwtName::parse(&name) {
+            return Some(Self::Jwt(jwt));
+        }
         // The parsers also read a bare "example.org" and fold upper case; a resource name is the full ID, byte for byte.
         let authority = name.strip_prefix("spiffe://")?;
         if authority.contains('/') {
@@ -114,6 +127,12 @@ impl SecretName {
         let td = TrustDomain::new(authority).ok().filter(|td| td.as_ref() == authority);
         td.map(Self::Bundle)
     }
+}
+
+/// Whether a name is in the space of token names, whatever it denotes there; a configured name must not be.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with("jwt:") || name.starts_with("jwt-bearer:") || name.starts_with("spiffe:")
 }
 
 /// The dot-free spelling of a name, if it differs: Envoy builds statistics from secret names and splits those at dots,

@@ -12,7 +12,7 @@ pub(super) use target::{BundleChoice, Bundles, Context, SvidChoice, Target};
 pub use target::{SanKind, SanRule, SubjectAltName};
 
 use super::{Flavour, Naming, Template, name};
-use crate::xds::Node;
+use crate::{identity::JwtRequest, xds::Node};
 
 /// One name and what it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Wanted {
     Svid(Template),
     /// A validation context.
     Context(WantedContext),
+    /// A token: its name, such as `jwt:payments`. One that is not configured is never served.
+    Jwt(Template),
 }
 
 /// A validation context, as an operator writes it.
@@ -124,6 +126,14 @@ impl NameTable {
         self.templates.len()
     }
 
+    /// The tokens that names stand for and are the same for everyone.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, &JwtRequest)> {
+        self.fixed.iter().filter_map(|(name, target)| match target {
+            Target::Jwt(jwt) => Some((name.as_str(), &jwt.request)),
+            _ => None,
+        })
+    }
+
     /// The names that are the same for everyone.
     pub(super) fn fixed(&self) -> &[(String, Target)] {
         &self.fixed
@@ -167,7 +177,7 @@ impl Entry {
         let all_fixed = |templates: &[Template]| templates.iter().all(Template::is_fixed);
         self.name.is_fixed()
             && match &self.wanted {
-                Wanted::Svid(svid) => svid.is_fixed(),
+                Wanted::Svid(text) | Wanted::Jwt(text) => text.is_fixed(),
                 Wanted::Context(context) => {
                     !context.suppress_client_ca_list
                         && all_fixed(&context.bundles)

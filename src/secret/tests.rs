@@ -45,7 +45,12 @@ fn state() -> Arc<IdentitySnapshot> {
 }
 
 fn view(catalog: &SecretCatalog, flavour: Flavour) -> View {
-    catalog.view(&catalog.contents(&state(), AT).unwrap(), flavour).unwrap()
+    viewed(catalog, &catalog.contents(&state(), AT).unwrap(), flavour)
+}
+
+fn viewed(catalog: &SecretCatalog, contents: &Arc<Contents>, flavour: Flavour) -> View {
+    let tokens = catalog.tokens(&JwtSnapshot::default(), AT, None);
+    catalog.view(Some(contents.clone()), flavour, &catalog.x509(contents, flavour).unwrap(), &tokens)
 }
 
 /// The name whose content this is, or how it is missing.
@@ -96,7 +101,7 @@ fn the_default_identity_is_the_one_that_was_chosen() {
     let of = |choice: DefaultIdentity| {
         let catalog = catalog(|config| config.default_identity = choice);
         let contents = catalog.contents(&state(), AT).unwrap();
-        let view = catalog.view(&contents, Flavour::Spiffe).unwrap();
+        let view = viewed(&catalog, &contents, Flavour::Spiffe);
         (meaning(view.set(), "default"), contents.notes().len())
     };
     assert_eq!(of(DefaultIdentity::First), (A.to_owned(), 0));
@@ -108,7 +113,7 @@ fn the_default_identity_is_the_one_that_was_chosen() {
 fn an_expired_certificate_is_withheld_under_all_its_names() {
     let catalog = catalog(|config| config.names = table(&[("sds://x", "default")]));
     let late = AT + fixture::NOT_AFTER + Duration::from_secs(1);
-    let view = catalog.view(&catalog.contents(&state(), late).unwrap(), Flavour::Spiffe).unwrap();
+    let view = viewed(&catalog, &catalog.contents(&state(), late).unwrap(), Flavour::Spiffe);
     for name in [A, "default", "sds://x", "spiffe://example%2Eorg/a"] {
         assert_eq!(meaning(view.set(), name), "withheld", "{name}");
     }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Contents, Flavour, NodeNames, contents::Found, dot_free, name::decode_dots, table::Target};
+use super::{Contents, Flavour, NodeNames, Part, contents::Found, dot_free, name::decode_dots, table::Target};
 use crate::xds::{Content, Origin, Resource, ResourceName, ResourceSet};
 
 /// How many names that depend on the node, and how many meanings of each, are kept for other nodes. Beyond it each
@@ -21,8 +21,10 @@ type Made = BTreeMap<ResourceName, BTreeMap<Target, Arc<Resource>>>;
 /// They share its contents: such a name costs no new encoding of a certificate, and its frames are shared by all
 /// clients that have the same name for the same thing.
 pub struct View {
-    /// `None` when nothing is known.
+    /// `None` when there are no certificates and contexts.
     contents: Option<Arc<Contents>>,
+    /// `None` when nothing is known.
+    tokens: Option<Part>,
     flavour: Flavour,
     set: Arc<ResourceSet>,
     origin: Arc<Origin>,
@@ -31,12 +33,20 @@ pub struct View {
 }
 
 impl View {
-    pub(super) fn new(contents: Arc<Contents>, flavour: Flavour, set: ResourceSet, origin: Arc<Origin>) -> Self {
-        Self { contents: Some(contents), flavour, set: Arc::new(set), origin, made: Mutex::default() }
+    pub(super) fn new(
+        contents: Option<Arc<Contents>>,
+        flavour: Flavour,
+        x509: &Part,
+        tokens: &Part,
+        origin: Arc<Origin>,
+    ) -> Self {
+        let set = Arc::new(x509.join(tokens));
+        Self { contents, tokens: Some(tokens.clone()), flavour, set, origin, made: Mutex::default() }
     }
 
-    pub(super) fn without_contents(set: ResourceSet, origin: Arc<Origin>) -> Self {
-        Self { contents: None, flavour: Flavour::Spiffe, set: Arc::new(set), origin, made: Mutex::default() }
+    pub(super) fn pending(origin: Arc<Origin>) -> Self {
+        let set = Arc::new(ResourceSet::pending());
+        Self { contents: None, tokens: None, flavour: Flavour::Spiffe, set, origin, made: Mutex::default() }
     }
 
     /// What all clients share.
@@ -56,7 +66,7 @@ impl View {
     /// What the client whose names these are sees.
     #[must_use]
     pub fn for_node(&self, names: &NodeNames) -> Arc<ResourceSet> {
-        let Some(contents) = self.contents.as_ref().filter(|_| !names.names.is_empty()) else {
+        let Some(tokens) = self.tokens.as_ref().filter(|_| !names.names.is_empty()) else {
             return self.set.clone();
         };
         let mut resources = Vec::new();
@@ -69,8 +79,7 @@ impl View {
                 resources.extend(made);
                 continue;
             }
-            // What cannot be encoded is there all the same; it cannot happen for what the source's checks let through.
-            match contents.find(target, self.flavour).unwrap_or(Found::Withheld) {
+            match self.find(target, tokens) {
                 Found::Here(content) => resources.extend(spellings().map(|name| self.make(name, target, &content))),
                 Found::Withheld => withheld.extend(spellings()),
                 Found::Absent => {
@@ -81,6 +90,22 @@ impl View {
         }
         let possible = Arc::new(move |name: &str| awaited.contains(&*decode_dots(name)));
         Arc::new(ResourceSet::over(&self.set, resources, withheld, possible))
+    }
+
+    fn find(&self, target: &Target, tokens: &Part) -> Found {
+        match (target, &self.contents) {
+            (Target::Jwt(jwt), _) => {
+                let name = jwt.to_string();
+                match tokens.resource(&name) {
+                    Some(resource) => Found::Here(resource.content().clone()),
+                    None if tokens.withholds(&name) => Found::Withheld,
+                    None => Found::Impossible,
+                }
+            }
+            // What cannot be encoded is there all the same; it cannot happen for what the source's checks let through.
+            (_, Some(contents)) => contents.find(target, self.flavour).unwrap_or(Found::Withheld),
+            (_, None) => Found::Absent,
+        }
     }
 
     fn made(&self, name: &ResourceName, target: &Target) -> Option<Arc<Resource>> {

@@ -12,8 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    identity::{Availability, IdentitySnapshot},
-    secret::{self, Change, Flavour, Note, SecretCatalog, View},
+    identity::{Availability, IdentitySnapshot, JwtSnapshot},
+    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog, View},
 };
 
 /// What a stream follows.
@@ -52,8 +52,20 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
+    /// The same encoded, `None` before anything.
+    encoded: Option<Encoded>,
+    tokens: Part,
     /// What the log has been told about it.
     noted: Vec<Note>,
+}
+
+/// One state, as clients of each flavour get it.
+#[derive(Debug)]
+struct Encoded {
+    /// `None` for a workload that is entitled to nothing.
+    contents: Option<Arc<Contents>>,
+    spiffe: Part,
+    plain: Part,
 }
 
 /// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
@@ -81,14 +93,24 @@ impl Publisher {
         let pending = || Feed::Live(Arc::new(catalog.pending()));
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
+        let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
         let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
-        let publisher = Self { catalog, pace, spiffe, plain, published: None, noted: Vec::new() };
+        let publisher =
+            Self { catalog, pace, spiffe, plain, published: None, encoded: None, tokens, noted: Vec::new() };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
-    /// Follows `states` until `stop`, then tells every stream that the server is going away.
-    pub(super) async fn run(mut self, mut states: watch::Receiver<Availability>, stop: CancellationToken) {
+    /// Follows `states` and `tokens` until `stop`, then tells every stream that the server is going away.
+    pub(super) async fn run(
+        mut self,
+        mut states: watch::Receiver<Availability>,
+        mut tokens: watch::Receiver<Arc<JwtSnapshot>>,
+        stop: CancellationToken,
+    ) {
         states.mark_changed();
+        tokens.mark_changed();
+        // A server that was given no tokens has nothing to follow.
+        let mut following = true;
         let mut next = Next::Nothing;
         loop {
             let wake = match next {
@@ -100,6 +122,13 @@ impl Publisher {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = states.changed(), if !holding => if changed.is_err() { break },
+                // Tokens and certificates have nothing to do with each other: neither waits, or makes the other wait.
+                changed = tokens.changed(), if following => {
+                    following = changed.is_ok();
+                    let snapshot = tokens.borrow_and_update().clone();
+                    self.renew_tokens(&snapshot);
+                    continue;
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let state = states.borrow_and_update().clone();
@@ -115,7 +144,9 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
-                self.send(&Arc::new(self.catalog.nothing()), &Arc::new(self.catalog.nothing()));
+                let nothing = self.catalog.nothing();
+                self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
+                self.send();
                 return Next::Nothing;
             }
             Availability::Ready(target) => target,
@@ -146,15 +177,16 @@ impl Publisher {
 
     /// Encodes and sends one state; on failure the last one stays in service.
     fn render(&mut self, step: &Arc<IdentitySnapshot>) -> bool {
-        let views = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
-            let spiffe = self.catalog.view(&contents, Flavour::Spiffe)?;
-            let plain = self.catalog.view(&contents, Flavour::Plain)?;
+        let encoded = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
+            let spiffe = self.catalog.x509(&contents, Flavour::Spiffe)?;
+            let plain = self.catalog.x509(&contents, Flavour::Plain)?;
             Ok((contents, spiffe, plain))
         });
-        match views {
+        match encoded {
             Ok((contents, spiffe, plain)) => {
                 self.note(contents.notes());
-                self.send(&Arc::new(spiffe), &Arc::new(plain));
+                self.encoded = Some(Encoded { contents: Some(contents), spiffe, plain });
+                self.send();
                 true
             }
             Err(error) => {
@@ -179,12 +211,23 @@ impl Publisher {
         self.noted = notes.to_vec();
     }
 
-    fn send(&self, spiffe: &Arc<View>, plain: &Arc<View>) {
-        for (feed, view) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
+    /// Takes up the newest tokens; certificates and contexts are not encoded again.
+    fn renew_tokens(&mut self, snapshot: &JwtSnapshot) {
+        self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
+        self.send();
+    }
+
+    /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
+    /// would withdraw what clients hold from before our start.
+    fn send(&self) {
+        let Some(encoded) = &self.encoded else { return };
+        let feeds = [(&self.spiffe, Flavour::Spiffe, &encoded.spiffe), (&self.plain, Flavour::Plain, &encoded.plain)];
+        for (feed, flavour, x509) in feeds {
+            let view = self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens);
             feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live) if live.says_the_same_as(view));
+                let same = matches!(current, Feed::Live(live) if live.says_the_same_as(&view));
                 if !same {
-                    *current = Feed::Live(Arc::clone(view));
+                    *current = Feed::Live(Arc::new(view));
                 }
                 !same
             });

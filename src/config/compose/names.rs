@@ -1,10 +1,11 @@
 //! Names: the three that always mean something, the operator's own, and which of them are answered.
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::BTreeSet, str::FromStr, time::Duration};
 
 use super::{Compose, SECOND};
 use crate::{
     config::{quoted, raw, scalar},
+    identity::JwtRequest,
     secret::{
         self, CrlPolicy, DefaultIdentity, Flavour, NameTable, Naming, Pattern, Template,
         table::{Entry, Fault, Field, SanKind, SanRule, SubjectAltName, TableError, Wanted, WantedContext},
@@ -12,12 +13,12 @@ use crate::{
 };
 
 impl Compose {
-    pub(super) fn secrets(&mut self, raw: raw::Secrets) -> secret::Config {
+    pub(super) fn secrets(&mut self, raw: raw::Secrets, tokens: &BTreeSet<JwtRequest>) -> secret::Config {
         let default = secret::Config::default();
         let naming = self.naming(&raw);
         let hold = Duration::ZERO..=10 * SECOND;
         secret::Config {
-            names: self.names(raw.names.unwrap_or_default(), &naming),
+            names: self.names(raw.names.unwrap_or_default(), &naming, tokens),
             naming,
             default_identity: self.default_identity(raw.default_identity),
             allowed: raw.allowed_names.map(|patterns| self.allowed(&patterns)),
@@ -30,6 +31,7 @@ impl Compose {
             disable_spiffe_cert_validation: raw
                 .disable_spiffe_cert_validation
                 .unwrap_or(default.disable_spiffe_cert_validation),
+            jwt_svids: tokens.clone(),
             wildcard: raw.wildcard.unwrap_or(default.wildcard),
             rollout_hold: self.duration("secrets.rollout_hold", raw.rollout_hold, default.rollout_hold, hold),
         }
@@ -68,11 +70,11 @@ impl Compose {
         }
         let id = self.parse(&format!("{key}.spiffe_id"), raw.spiffe_id, |text| scalar::spiffe_id(&text));
         let pattern = self.parse(&format!("{key}.pattern"), raw.pattern, |text| parsed::<Pattern>(&text));
-        let hint = self.parse(&format!("{key}.hint"), raw.hint, |hint| {
-            if hint.is_empty() { Err("is empty; write the hint that the source gives".to_owned()) } else { Ok(hint) }
-        });
+        let hint = self.parse(&format!("{key}.hint"), raw.hint, |text| scalar::hint(&text));
         let id = id.map(DefaultIdentity::Id);
-        id.or(pattern.map(DefaultIdentity::Pattern)).or(hint.map(DefaultIdentity::Hint)).unwrap_or_default()
+        id.or(pattern.map(DefaultIdentity::Pattern))
+            .or(hint.map(|hint| DefaultIdentity::Hint(hint.as_str().to_owned())))
+            .unwrap_or_default()
     }
 
     fn allowed(&mut self, patterns: &[String]) -> Vec<Pattern> {
@@ -81,7 +83,7 @@ impl Compose {
         patterns.filter_map(|(at, text)| self.parse(&key(at), Some(text.as_str()), parsed)).collect()
     }
 
-    fn names(&mut self, raw: Vec<raw::Name>, naming: &Naming) -> NameTable {
+    fn names(&mut self, raw: Vec<raw::Name>, naming: &Naming, tokens: &BTreeSet<JwtRequest>) -> NameTable {
         let mut places = Vec::new();
         let mut entries = Vec::new();
         let mut sound = true;
@@ -96,12 +98,24 @@ impl Compose {
             }
         }
         match NameTable::new(entries, naming) {
-            Ok(table) if sound => table,
+            Ok(table) if sound => {
+                self.unknown_tokens(&table, tokens);
+                table
+            }
             Ok(_) => NameTable::default(),
             Err(faults) => {
                 faults.into_iter().for_each(|fault| self.fault(&fault, &places));
                 NameTable::default()
             }
+        }
+    }
+
+    fn unknown_tokens(&mut self, table: &NameTable, tokens: &BTreeSet<JwtRequest>) {
+        let unknown = table.tokens().filter(|(_, request)| !tokens.contains(*request));
+        let unknown: Vec<_> = unknown.map(|(name, _)| name.to_owned()).collect();
+        for name in unknown {
+            let message = format!("{} stands for a token that `jwt.svids` does not have; add it there", quoted(&name));
+            self.complain("secrets.names", message);
         }
     }
 
@@ -112,6 +126,7 @@ impl Compose {
         let key = match fault.field {
             Field::Name => format!("{entry}.name"),
             Field::Svid => format!("{entry}.svid"),
+            Field::Jwt => format!("{entry}.jwt"),
             Field::Bundle(Some(at)) if self.places.contains_key(&format!("{entry}.bundle[{at}]")) => {
                 format!("{entry}.bundle[{at}]")
             }
@@ -146,14 +161,23 @@ impl Compose {
             ("suppress_client_ca_list", raw.suppress_client_ca_list.is_some()),
         ];
         let name = self.parse(&format!("{key}.name"), raw.name, |text| parsed::<Template>(&text));
-        let wanted = match (raw.svid, raw.bundle) {
-            (Some(svid), None) => {
-                for (other, _) in only_bundle.into_iter().filter(|(_, given)| *given) {
-                    self.complain(&format!("{key}.{other}"), "is about trust; write it beside `bundle`, not `svid`");
-                }
-                self.parse(&format!("{key}.svid"), Some(svid), |text| parsed(&text)).map(Wanted::Svid)
+        let given = [raw.svid.is_some(), raw.bundle.is_some(), raw.jwt.is_some()];
+        if given.iter().filter(|given| **given).count() > 1 {
+            self.complain(
+                key,
+                "has more than one of `svid`, `bundle` and `jwt`; make them entries with names of their own",
+            );
+            return None;
+        }
+        if raw.bundle.is_none() {
+            for (other, _) in only_bundle.into_iter().filter(|(_, given)| *given) {
+                self.complain(&format!("{key}.{other}"), "is about trust; it goes with `bundle` only");
             }
-            (None, Some(bundle)) => {
+        }
+        let wanted = match (raw.svid, raw.jwt, raw.bundle) {
+            (Some(svid), ..) => self.parse(&format!("{key}.svid"), Some(svid), |text| parsed(&text)).map(Wanted::Svid),
+            (_, Some(jwt), _) => self.parse(&format!("{key}.jwt"), Some(jwt), |text| parsed(&text)).map(Wanted::Jwt),
+            (.., Some(bundle)) => {
                 let bundles = self.trust_domains(&format!("{key}.bundle"), bundle);
                 let sans = raw.match_subject_alt_names.map(|sans| self.sans(key, sans));
                 let flavour = match raw.flavour.as_deref() {
@@ -167,13 +191,9 @@ impl Compose {
                     Wanted::Context(WantedContext { bundles, flavour, subject_alt_names, suppress_client_ca_list })
                 })
             }
-            (Some(_), Some(_)) => {
-                self.complain(key, "has both `svid` and `bundle`; make them two entries with two names");
-                None
-            }
-            (None, None) => {
+            (None, None, None) => {
                 if self.is_sound(key) {
-                    self.complain(key, "has neither `svid` nor `bundle`; write what the name stands for");
+                    self.complain(key, "has none of `svid`, `bundle` and `jwt`; write what the name stands for");
                 }
                 None
             }

@@ -18,11 +18,11 @@ pub(in crate::config) struct DefaultIdentity {
     pub(in crate::config) hint: Option<String>,
 }
 
-/// A name and what it stands for: exactly one of `svid` and `bundle`. Texts may hold `${node.id}`, `${node.cluster}` and
+/// A name and what it stands for: exactly one of `svid`, `bundle` and `jwt`. Texts may hold `${node.id}`, `${node.cluster}` and
 /// `${node.metadata.KEY}`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("oneOf" = [{"required": ["svid"]}, {"required": ["bundle"]}]))]
+#[schemars(extend("oneOf" = [{"required": ["svid"]}, {"required": ["bundle"]}, {"required": ["jwt"]}]))]
 pub(in crate::config) struct Name {
     /// The name that Envoy asks for. Required.
     #[schemars(extend("examples" = ["sds://web", "web-cacert", "sds://${node.metadata.app}"]))]
@@ -30,6 +30,9 @@ pub(in crate::config) struct Name {
     /// A certificate and its key: `default`, a SPIFFE ID, or `hint:` and a hint.
     #[schemars(extend("examples" = ["default", "spiffe://example.org/web", "hint:internal"]))]
     pub(in crate::config) svid: Option<String>,
+    /// A token of `jwt.svids`, by the name that it has: `jwt:` or `jwt-bearer:` and its audience.
+    #[schemars(extend("examples" = ["jwt:payments", "jwt-bearer:payments;hint=internal"]))]
+    pub(in crate::config) jwt: Option<String>,
     /// A validation context: `own`, `all`, a trust domain, or a list of trust domains.
     #[schemars(extend("examples" = ["own", "all", "example.org", ["own", "partner.org"]]))]
     pub(in crate::config) bundle: Option<OneOrMore>,

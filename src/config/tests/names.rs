@@ -21,14 +21,15 @@ fn a_table_and_everything_wrong_with_one() {
     let expected = [
         "sds.yaml:7:15: secrets.names[4].name: the variable \"node.name\" is not known; known are ${node.id}, \
          ${node.cluster} and ${node.metadata.KEY}",
-        "sds.yaml:8:42: secrets.names[5].flavour: is about trust; write it beside `bundle`, not `svid`",
+        "sds.yaml:8:42: secrets.names[5].flavour: is about trust; it goes with `bundle` only",
         "sds.yaml:10:57: secrets.names[7].match_subject_alt_names[0]: has more than one of `uri`, `dns`, `email`, \
          `ip_address`; keep one",
         "sds.yaml:10:106: secrets.names[7].match_subject_alt_names[1].uri: has none of `exact`, `prefix`, `suffix`, \
          `contains`, `regex`; write one",
         "sds.yaml:11:7: secrets.names[8]: has no `name`; write the name that Envoy asks for",
-        "sds.yaml:11:7: secrets.names[8]: has both `svid` and `bundle`; make them two entries with two names",
-        "sds.yaml:12:7: secrets.names[9]: has neither `svid` nor `bundle`; write what the name stands for",
+        "sds.yaml:11:7: secrets.names[8]: has more than one of `svid`, `bundle` and `jwt`; make them entries with \
+         names of their own",
+        "sds.yaml:12:7: secrets.names[9]: has none of `svid`, `bundle` and `jwt`; write what the name stands for",
         "sds.yaml:3:15: secrets.names[0].name: is the value of `default_svid_name`; choose another name",
         "sds.yaml:5:15: secrets.names[2].name: is the name of the entry at sds.yaml:4:15 too; remove one of them",
         "sds.yaml:6:24: secrets.names[3].svid: is the name of the entry at sds.yaml:4:15; a name stands for an identity \
@@ -61,4 +62,17 @@ fn the_default_identity_is_chosen_in_one_way() {
 fn what_does_not_fit_is_said_once() {
     let found = problems("secrets: { names: [{ name: a, bundle: [own, 5] }], allowed_names: [true], crls: some }");
     assert_eq!(found.len(), 3, "{found:#?}");
+}
+
+#[test]
+fn a_name_for_a_token_needs_the_token() {
+    let table = |audience: &str| {
+        let names = "secrets: { names: [{ name: 'sds://token', jwt: 'jwt-bearer:payments' }, { name: x, jwt: y }] }";
+        problems(&format!("jwt: {{ svids: [{{ audience: [{audience}] }}] }}\n{names}"))
+    };
+    assert_eq!(table("payments").len(), 1, "only the other is wrong");
+    let names = "secrets: { names: [{ name: 'sds://token', jwt: 'jwt-bearer:payments' }] }";
+    let found = problems(&format!("jwt: {{ svids: [{{ audience: [billing] }}] }}\n{names}"));
+    let message = "\"sds://token\" stands for a token that `jwt.svids` does not have; add it there";
+    assert_eq!(found, [format!("sds.yaml:2:19: secrets.names: {message}")]);
 }

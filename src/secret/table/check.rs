@@ -27,6 +27,8 @@ pub enum Field {
     Name,
     /// Its identity.
     Svid,
+    /// Its token.
+    Jwt,
     /// Its list of trust domains, or one of it.
     Bundle(Option<usize>),
     /// One of the names that peers must have.
@@ -51,6 +53,9 @@ pub enum TableError {
     /// No SPIFFE ID and neither of the other words.
     #[error("is no identity; write a SPIFFE ID, `default`, or `hint:` and a hint")]
     NotAnIdentity,
+    /// Not the name of a token.
+    #[error("is no name of a token; write such as jwt:payments (docs/names.md has the grammar)")]
+    NotAToken,
     /// No trust domain and neither of the other words.
     #[error("is no trust domain; write such as example.org, or `own`, or `all`")]
     NotATrustDomain,
@@ -101,8 +106,13 @@ pub(super) fn faults(entries: &[Entry], naming: &Naming) -> Vec<Fault> {
         }
         match &entry.wanted {
             Wanted::Svid(svid) => {
-                if let Err(error) = check_svid(svid, entries) {
+                if let Err(error) = check_reference(svid, Target::svid, entries) {
                     found(Field::Svid, error);
+                }
+            }
+            Wanted::Jwt(jwt) => {
+                if let Err(error) = check_reference(jwt, Target::jwt, entries) {
+                    found(Field::Jwt, error);
                 }
             }
             Wanted::Context(context) => {
@@ -125,10 +135,15 @@ fn check_name(entry: &Entry, at: usize, entries: &[Entry], naming: &Naming) -> R
     }
 }
 
-fn check_svid(svid: &Template, entries: &[Entry]) -> Result<(), TableError> {
-    match Target::svid(&svid.sample(SAMPLE)) {
+/// What is neither of its kind nor empty may be another entry's name.
+fn check_reference(
+    text: &Template,
+    parse: impl Fn(&str) -> Result<Target, TableError>,
+    entries: &[Entry],
+) -> Result<(), TableError> {
+    match parse(&text.sample(SAMPLE)) {
         Ok(_) => Ok(()),
-        Err(error) => Err(entries.iter().position(|other| other.name == *svid).map_or(error, TableError::Refers)),
+        Err(error) => Err(entries.iter().position(|other| other.name == *text).map_or(error, TableError::Refers)),
     }
 }
 

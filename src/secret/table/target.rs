@@ -3,7 +3,7 @@
 use super::{TableError, UnusableReason, Wanted, WantedContext};
 use crate::{
     identity::{SpiffeId, TrustDomain},
-    secret::{Flavour, Template},
+    secret::{Flavour, JwtName, Template},
     xds::{EnvoyVersion, Node},
 };
 
@@ -14,6 +14,8 @@ pub(in crate::secret) enum Target {
     Svid(SvidChoice),
     /// A validation context.
     Context(Context),
+    /// A token.
+    Jwt(JwtName),
 }
 
 /// One of the workload's identities.
@@ -107,6 +109,11 @@ impl Target {
         let id = SpiffeId::new(text).ok().filter(|id| id.to_string() == text && !id.path().is_empty());
         id.map(|id| Self::Svid(SvidChoice::Id(id))).ok_or(TableError::NotAnIdentity)
     }
+
+    /// The name of a token.
+    pub(super) fn jwt(text: &str) -> Result<Self, TableError> {
+        JwtName::parse(text).map(Self::Jwt).ok_or(TableError::NotAToken)
+    }
 }
 
 impl Bundles {
@@ -140,6 +147,7 @@ impl Wanted {
         match self {
             Self::Svid(svid) => Target::svid(&svid.fill(node)?).map_err(UnusableReason::Meaningless),
             Self::Context(context) => context.target(node),
+            Self::Jwt(name) => Target::jwt(&name.fill(node)?).map_err(UnusableReason::Meaningless),
         }
     }
 }

@@ -1,31 +1,33 @@
-//! The resources that all clients of one flavour share.
+//! The certificates and contexts that all clients of one flavour share.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Config, Contents, EncodeError, Flavour, Pattern, SecretName, contents::Found, dot_free, name::decode_dots,
+    Config, Contents, EncodeError, Flavour, Part, SecretName,
+    builder::{Builder, is_allowed},
+    contents::Found,
+    name::decode_dots,
+    table::Target,
 };
 use crate::{
     identity::TrustBundle,
-    xds::{Absence, Content, Origin, Resource, ResourceName, ResourceSet},
+    xds::{Absence, Origin},
 };
 
 /// Every resource that `contents` are to a client of this flavour, but for names that depend on the client.
-pub(super) fn base(
+pub(super) fn part(
     contents: &Arc<Contents>,
     flavour: Flavour,
     config: &Arc<Config>,
     origin: &Arc<Origin>,
-) -> Result<ResourceSet, EncodeError> {
-    let mut set = Builder::new(origin, config.allowed.as_deref());
+) -> Result<Part, EncodeError> {
+    let mut set = Builder::new(origin);
+    set.only(config.allowed.as_deref());
     certificates(contents, config, &mut set);
     trust(contents, flavour, config, &mut set)?;
-    set.allowed = None;
+    set.only(None);
     let mut awaited = BTreeSet::new();
-    for (name, target) in config.names.fixed() {
+    for (name, target) in config.names.fixed().iter().filter(|(_, target)| !matches!(target, Target::Jwt(_))) {
         match contents.find(target, flavour)? {
             Found::Here(content) => set.add(name, false, &content),
             Found::Withheld => set.withhold(name),
@@ -80,62 +82,11 @@ fn possible(contents: &Arc<Contents>, flavour: Flavour, config: &Arc<Config>, aw
             return false;
         }
         match SecretName::parse(&name, &config.naming) {
-            None => false,
+            // Every token there is has its entry already.
+            None | Some(SecretName::Jwt(_)) => false,
             Some(SecretName::AllBundles) => flavour == Flavour::Spiffe,
             Some(SecretName::Svid(id)) => contents.is_possible(&id),
             Some(SecretName::DefaultSvid | SecretName::OwnBundle | SecretName::Bundle(_)) => true,
         }
     })
-}
-
-fn is_allowed(name: &str, allowed: Option<&[Pattern]>) -> bool {
-    allowed.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(name)))
-}
-
-/// Collects resources under all the spellings of their names; the first claim to a name wins.
-pub(super) struct Builder<'a> {
-    origin: &'a Arc<Origin>,
-    allowed: Option<&'a [Pattern]>,
-    resources: BTreeMap<ResourceName, Arc<Resource>>,
-    withheld: BTreeSet<ResourceName>,
-}
-
-impl<'a> Builder<'a> {
-    pub(super) fn new(origin: &'a Arc<Origin>, allowed: Option<&'a [Pattern]>) -> Self {
-        Self { origin, allowed, resources: BTreeMap::new(), withheld: BTreeSet::new() }
-    }
-
-    /// A name for a content; its dot-free spelling is never listed.
-    pub(super) fn add(&mut self, name: &str, listed: bool, content: &Arc<Content>) {
-        if !is_allowed(name, self.allowed) {
-            return;
-        }
-        let spellings = [(name.to_owned(), listed)].into_iter().chain(dot_free(name).map(|name| (name, false)));
-        for (name, listed) in spellings {
-            let name = ResourceName::from(name);
-            if !self.withheld.contains(&name) {
-                let resource = || Arc::new(Resource::new(name.clone(), listed, content.clone(), self.origin.clone()));
-                self.resources.entry(name.clone()).or_insert_with(resource);
-            }
-        }
-    }
-
-    /// A name for something that is there and must not be sent now.
-    pub(super) fn withhold(&mut self, name: &str) {
-        if is_allowed(name, self.allowed) {
-            let spellings = [name.to_owned()].into_iter().chain(dot_free(name)).map(ResourceName::from);
-            self.withheld.extend(spellings.filter(|name| !self.resources.contains_key(name)));
-        }
-    }
-
-    fn add_or_withhold(&mut self, name: &str, listed: bool, content: Option<&Arc<Content>>) {
-        match content {
-            Some(content) => self.add(name, listed, content),
-            None => self.withhold(name),
-        }
-    }
-
-    fn finish(self, possible: Absence) -> ResourceSet {
-        ResourceSet::new(self.resources.into_values(), self.withheld, possible)
-    }
 }
