@@ -124,6 +124,14 @@ fn the_example_is_valid_and_shows_every_key() {
 }
 
 #[test]
+fn the_other_examples_are_valid() {
+    let text = read("examples/name-table.yaml");
+    let file = File { path: "examples/name-table.yaml".into(), text };
+    let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
+    config.unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+#[test]
 fn every_variable_overrides_its_key() {
     for key in config::keys() {
         let (Some(variable), Some(default)) = (key.variable, key.default) else { continue };

@@ -30,6 +30,7 @@ fn table(entries: &[(&str, &str)]) -> NameTable {
                 bundles: list.split(',').map(template).collect(),
                 ..WantedContext::default()
             }),
+            None if target.starts_with("jwt") => Wanted::Jwt(template(target)),
             None => Wanted::Svid(template(target)),
         };
         Entry { name: template(name), wanted }
@@ -163,4 +164,30 @@ fn nodes_with_one_name_for_one_thing_share_its_resource() {
     assert!(Arc::ptr_eq(&set("not/a/segment"), view.set()), "nothing of its own");
     let many: Vec<_> = (0..3000).map(|at| set(&format!("n{at}"))).collect();
     assert_eq!(meaning(many.last().unwrap(), "sds://n2999"), B, "beyond what is kept it works as well");
+}
+
+#[test]
+fn names_stand_for_configured_tokens_only() {
+    let names = table(&[("sds://token", "jwt-bearer:payments"), ("of-${node.id}", "jwt:${node.id}")]);
+    let request = |audience: &str| JwtRequest {
+        subject: crate::identity::JwtSubject::Default,
+        audience: [audience.to_owned()].into(),
+    };
+    let catalog = catalog(|config| {
+        config.names = names.clone();
+        config.jwt_svids = [request("payments")].into();
+    });
+    let contents = catalog.contents(&state(), AT).unwrap();
+    let x509 = catalog.x509(&contents, Flavour::Spiffe).unwrap();
+    let seen = |tokens: JwtSnapshot, node: &str, name: &str| {
+        let tokens = catalog.tokens(&tokens, AT, None);
+        let view = catalog.view(Some(contents.clone()), Flavour::Spiffe, &x509, &tokens);
+        let node = Node { id: node.to_owned(), ..Node::default() };
+        meaning(&view.for_node(&names.bind(&node, &Naming::default())), name)
+    };
+    let gone = || JwtSnapshot { svids: [(request("payments"), JwtState::Gone(AT))].into(), ..JwtSnapshot::default() };
+    assert_eq!(seen(JwtSnapshot::default(), "payments", "sds://token"), "withheld");
+    assert_eq!(seen(JwtSnapshot::default(), "payments", "of-payments"), "withheld");
+    assert_eq!(seen(gone(), "payments", "of-payments"), "jwt:payments");
+    assert_eq!(seen(gone(), "billing", "of-billing"), "impossible", "no client makes us mint a token");
 }
