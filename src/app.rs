@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, failover},
 };
 
 /// Why the program cannot start or go on.
@@ -51,10 +51,12 @@ impl App {
         let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
         let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
         let store = Arc::new(IdentityStore::new());
-        let source = WorkloadApi::new(config.source().clone());
-        let policy = *config.supervisor();
-        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
-        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let sources = config.sources().iter().map(source::Config::source).collect();
+        let (failover, policy) = (*config.failover(), *config.supervisor());
+        let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
+        let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
+        let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
+        let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
         Ok(Self { server, bundles, supervisor, jwt, store })
     }

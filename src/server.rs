@@ -4,6 +4,7 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
+mod authority;
 pub mod bundles;
 mod connection;
 mod drive;
@@ -16,6 +17,7 @@ mod observe;
 mod peer;
 mod publish;
 mod reflection;
+mod rest;
 mod service;
 
 use std::{sync::Arc, time::Duration};
@@ -137,6 +139,9 @@ impl Shared {
 
     /// What the client that calls itself this follows, and the names that only it has.
     fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        if *node == Node::default() {
+            return self.admit_anyone();
+        }
         let names = self.secrets.names.bind(node, &self.secrets.naming);
         for unusable in &names.unusable {
             self.floods.unusable(node, unusable);
@@ -213,7 +218,8 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes =
             Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
-        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
+        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
+        let routes = rest::add(routes, self.shared.clone()).prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));

@@ -108,7 +108,7 @@ fn the_documented_bounds_are_the_bounds() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 10);
 }
 
 #[test]
@@ -125,10 +125,11 @@ fn the_example_is_valid_and_shows_every_key() {
 
 #[test]
 fn the_other_examples_are_valid() {
-    let text = read("examples/name-table.yaml");
-    let file = File { path: "examples/name-table.yaml".into(), text };
-    let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
-    config.unwrap_or_else(|problems| panic!("{problems}"));
+    for name in ["examples/failover.yaml", "examples/files.yaml", "examples/name-table.yaml"] {
+        let file = File { path: name.into(), text: read(name) };
+        let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
+        assert!(!config.unwrap_or_else(|problems| panic!("{problems}")).sources().is_empty());
+    }
 }
 
 #[test]

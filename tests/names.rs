@@ -1,6 +1,10 @@
 //! The operator's own names over real sockets: who sees which, and what names cost that strangers make up.
 #![cfg(feature = "dev-issuer")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "clippy.toml allows them in test functions, not in theirs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows them in test functions, not in theirs"
+)]
 
 mod support;
 
