@@ -9,6 +9,7 @@ pub mod bundles;
 mod connection;
 mod drive;
 mod fetch;
+mod flood;
 mod health;
 mod inbound;
 pub mod listen;
@@ -38,14 +39,15 @@ pub use peer::Peer;
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{Latch, Readiness},
-    secret::{self, SecretCatalog},
+    secret::{self, Flavour, NodeNames, SecretCatalog},
     telemetry::metrics::{Depth, RolloutMetrics, StreamMetrics},
-    xds::{Origin, SECRET_TYPE_URL},
+    xds::{Node, Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
+use flood::Floods;
 use listen::Socket;
 use peer::PeerStreams;
-use publish::{Feeds, Publisher};
+use publish::{Feed, Feeds, Publisher};
 use service::{Aggregated, Secrets};
 
 /// Events that a slow listener may lag behind before it misses some.
@@ -128,6 +130,28 @@ struct Shared {
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
     metrics: StreamMetrics,
+    floods: Floods,
+    /// The names of clients that do not say who they are.
+    anonymous: Arc<NodeNames>,
+}
+
+impl Shared {
+    /// The same for a client that has not said, or never will say, who it is.
+    fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        (self.feeds.of(Flavour::of(&Node::default(), &self.secrets)), self.anonymous.clone())
+    }
+
+    /// What the client that calls itself this follows, and the names that only it has.
+    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        if *node == Node::default() {
+            return self.admit_anyone();
+        }
+        let names = self.secrets.names.bind(node, &self.secrets.naming);
+        for unusable in &names.unusable {
+            self.floods.unusable(node, unusable);
+        }
+        (self.feeds.of(Flavour::of(node, &self.secrets)), Arc::new(names))
+    }
 }
 
 /// A server whose listeners are open.
@@ -154,8 +178,10 @@ impl Server {
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
-        let catalog = SecretCatalog::new(secrets.naming.clone(), origin.clone());
+        let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
+        let floods = Floods::new(secrets.names.templates());
+        let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let shared = Shared {
             secrets,
             limits: config.limits,
@@ -164,6 +190,8 @@ impl Server {
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: StreamMetrics::default(),
+            floods,
+            anonymous,
         };
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();

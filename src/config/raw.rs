@@ -3,8 +3,12 @@
 //! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
 //! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
 
+mod names;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -162,6 +166,19 @@ pub(super) struct Secrets {
     /// Answer a stream that opens with an empty list of names with everything the client may have, as SPIRE does.
     #[schemars(extend("default" = false))]
     pub(super) wildcard: Option<bool>,
+    /// Which of several identities is the default one. By default the first that the source names.
+    pub(super) default_identity: DefaultIdentity,
+    /// Names of your own, beside those above and the SPIFFE IDs: see docs/names.md.
+    pub(super) names: Option<Vec<Name>>,
+    /// The only names that are answered, beside those of `names` and the tokens: patterns in which `*` stands for anything without
+    /// `/` and `**` for anything. By default every name that has a meaning. Worth setting where names come from
+    /// strangers, as with Envoy's on-demand secrets.
+    #[schemars(extend("examples" = [["default", "ROOTCA"]]))]
+    pub(super) allowed_names: Option<Vec<String>>,
+    /// When the source's revocation lists are put into validation contexts: `complete` where every authority of a trust
+    /// domain has one, `always` where any has one (Envoy then refuses all peers under the others), `never`.
+    #[schemars(extend("enum" = ["complete", "always", "never"], "default" = "complete"))]
+    pub(super) crls: Option<String>,
     /// How long new trust is in place before the certificates that need it are sent, and old trust after the last
     /// certificate that needed it. From 0s to 10s.
     #[schemars(extend("default" = "250ms"))]

@@ -28,7 +28,7 @@ use super::{
     publish::Feed,
 };
 use crate::{
-    secret::Flavour,
+    secret::NodeNames,
     xds::{Limits, Refusal, ResourceSet, Service, StreamState, Wire},
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Drive<W> {
     inbound: Inbound<W>,
     state: StreamState,
     feed: WatchStream<Feed>,
+    /// Names that only this client has.
+    names: Arc<NodeNames>,
     now: Option<Arc<ResourceSet>>,
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
@@ -58,17 +60,18 @@ impl<W: Wire> Drive<W> {
     pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
         let limits = Limits { names: shared.limits.names_per_stream as usize };
         let wildcard = shared.secrets.wildcard;
+        let (feed, names) = shared.admit_anyone();
         Self {
             inbound: Inbound::new(body, shared.limits.request_bytes as usize),
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
-            // The flavour is known with the first request; until then any feed will do to hear of the end.
-            feed: WatchStream::new(shared.feeds.of(Flavour::Spiffe)),
+            feed: WatchStream::new(feed),
+            names,
             now: None,
             tail: None,
             deaf: false,
             ended: false,
             opened: Instant::now(),
-            observer: StreamObserver::new(shared.events.clone(), &shared.metrics, W::VARIANT, service, peer),
+            observer: StreamObserver::new(shared.clone(), W::VARIANT, service, peer),
             _permit: permit,
             wire: PhantomData,
             shared,
@@ -103,11 +106,10 @@ impl<W: Wire> Drive<W> {
         let age = self.age();
         let event = self.state.on_request(message, age).map_err(|refusal| self.refuse(&refusal))?;
         if let Some(node) = &event.node {
-            let flavour = Flavour::of(node, &self.shared.secrets);
-            if flavour != Flavour::Spiffe {
-                self.feed = WatchStream::new(self.shared.feeds.of(flavour));
-                self.now = None;
-            }
+            let (feed, names) = self.shared.admit(node);
+            self.feed = WatchStream::new(feed);
+            self.names = names;
+            self.now = None;
         }
         self.observer.heard(&event, &self.state);
         Ok(())
@@ -125,12 +127,12 @@ impl<W: Wire> Drive<W> {
         loop {
             match Pin::new(&mut self.feed).poll_next(cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Feed::Live(set, arrival))) => {
+                Poll::Ready(Some(Feed::Live(view, arrival))) => {
                     // What was there before the stream looked is no news.
                     if self.now.is_some() {
                         self.observer.news(arrival);
                     }
-                    self.now = Some(set);
+                    self.now = Some(view.for_node(&self.names));
                 }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
             }

@@ -13,16 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
-    secret::{self, Change, Flavour, Part, SecretCatalog},
+    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog, View},
     telemetry::metrics::RolloutMetrics,
-    xds::ResourceSet,
 };
 
 /// What a stream follows.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
     /// The newest resources, and when and how they came.
-    Live(Arc<ResourceSet>, Arrival),
+    Live(Arc<View>, Arrival),
     /// The server is going away: end in good order.
     Closing,
 }
@@ -61,14 +60,25 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
-    /// The same encoded, SPIFFE and plain, `None` before anything.
-    encoded: Option<[Part; 2]>,
+    /// The same encoded, `None` before anything.
+    encoded: Option<Encoded>,
     tokens: Part,
     /// When the oldest update came that streams have not been given in full; `None` when they have.
     arrived: Option<Instant>,
     /// The step at hand had to wait for its turn, or still does.
     held: bool,
     metrics: RolloutMetrics,
+    /// What the log has been told about it.
+    noted: Vec<Note>,
+}
+
+/// One state, as clients of each flavour get it.
+#[derive(Debug)]
+struct Encoded {
+    /// `None` for a workload that is entitled to nothing.
+    contents: Option<Arc<Contents>>,
+    spiffe: Part,
+    plain: Part,
 }
 
 /// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
@@ -94,10 +104,9 @@ impl Publisher {
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
         let arrival = Arrival { since: Instant::now(), held: false };
-        let pending = || Feed::Live(Arc::new(ResourceSet::pending()), arrival);
+        let pending = || Feed::Live(Arc::new(catalog.pending()), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
-        let catalog = catalog.jwt_svids(config.jwt_svids.clone());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
         let publisher = Self {
             catalog,
@@ -107,6 +116,7 @@ impl Publisher {
             published: None,
             encoded: None,
             tokens,
+            noted: Vec::new(),
             arrived: None,
             held: false,
             metrics: RolloutMetrics::default(),
@@ -175,7 +185,8 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
-                self.encoded = Some([self.catalog.nothing(), self.catalog.nothing()]);
+                let nothing = self.catalog.nothing();
+                self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
                 self.held = false;
                 self.metrics.hold(false);
                 self.send(self.arrival());
@@ -215,22 +226,40 @@ impl Publisher {
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
-    fn render(&mut self, step: &IdentitySnapshot) -> bool {
-        let now = SystemTime::now();
-        let spiffe = self.catalog.x509(step, Flavour::Spiffe, now);
-        let plain = self.catalog.x509(step, Flavour::Plain, now);
-        match (spiffe, plain) {
-            (Ok(spiffe), Ok(plain)) => {
-                self.encoded = Some([spiffe, plain]);
+    fn render(&mut self, step: &Arc<IdentitySnapshot>) -> bool {
+        let encoded = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
+            let spiffe = self.catalog.x509(&contents, Flavour::Spiffe)?;
+            let plain = self.catalog.x509(&contents, Flavour::Plain)?;
+            Ok((contents, spiffe, plain))
+        });
+        match encoded {
+            Ok((contents, spiffe, plain)) => {
+                self.note(contents.notes());
+                self.encoded = Some(Encoded { contents: Some(contents), spiffe, plain });
                 self.send(self.arrival());
                 true
             }
-            (Err(error), _) | (_, Err(error)) => {
+            Err(error) => {
                 self.metrics.failed();
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
         }
+    }
+
+    /// Says what is new since the last state.
+    fn note(&mut self, notes: &[Note]) {
+        for note in notes.iter().filter(|note| !self.noted.contains(note)) {
+            match note {
+                Note::NoDefault(wanted) => {
+                    tracing::warn!(%wanted, "no identity is the default one that is configured, its name waits for one");
+                }
+                Note::IncompleteCrls(trust_domain) => {
+                    tracing::warn!(%trust_domain, "some authorities of the trust domain have no revocation list");
+                }
+            }
+        }
+        self.noted = notes.to_vec();
     }
 
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
@@ -247,15 +276,16 @@ impl Publisher {
     /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
     /// would withdraw what clients hold from before our start.
     fn send(&self, arrival: Arrival) {
-        let Some([spiffe, plain]) = &self.encoded else { return };
+        let Some(encoded) = &self.encoded else { return };
+        let feeds = [(&self.spiffe, Flavour::Spiffe, &encoded.spiffe), (&self.plain, Flavour::Plain, &encoded.plain)];
         let mut news = None;
-        for (feed, part) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
-            let set = part.join(&self.tokens);
-            let listed = set.listed().count();
+        for (feed, flavour, x509) in feeds {
+            let view = self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens);
+            let listed = view.set().listed().count();
             let modified = feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live, _) if live.state() == set.state());
+                let same = matches!(current, Feed::Live(live, _) if live.says_the_same_as(&view));
                 if !same {
-                    *current = Feed::Live(Arc::new(set), arrival);
+                    *current = Feed::Live(Arc::new(view), arrival);
                 }
                 !same
             });

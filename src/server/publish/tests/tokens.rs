@@ -51,7 +51,7 @@ fn token(text: &str) -> Arc<JwtSnapshot> {
 /// The version of a name, if it can be had now.
 fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
     match &*feed.borrow() {
-        Feed::Live(set, _) => match set.lookup(name) {
+        Feed::Live(view, _) => match view.set().lookup(name) {
             Lookup::Available(resource) => Some(resource.version().to_string()),
             _ => None,
         },
@@ -63,7 +63,7 @@ fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
 async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
     let config = secret::Config { jwt_svids: [request()].into(), rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
     let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
     let stop = CancellationToken::new();
     let running = tokio::spawn(publisher.run(states.subscribe(), tokens.subscribe(), stop.clone()));
@@ -90,7 +90,7 @@ async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     assert!(waited >= HOLD && waited < HOLD + Duration::from_millis(5), "{waited:?}");
 
     states.send_replace(Availability::Denied(Arc::from("because")));
-    feed.wait_for(|feed| matches!(feed, Feed::Live(set, _) if matches!(set.lookup("default"), Lookup::Absent)))
+    feed.wait_for(|feed| matches!(feed, Feed::Live(view, _) if matches!(view.set().lookup("default"), Lookup::Absent)))
         .await
         .unwrap();
     assert!(version(&feed, "jwt:a").is_some(), "tokens have their own denial");
