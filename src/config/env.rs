@@ -79,6 +79,8 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
             let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
             Value::List(text.split(',').map(item).collect())
         }
+        // No short form: the comparison with the schema says what to write.
+        "list" if matches!(key, "hooks" | "outputs") => Value::Text(text.to_owned()),
         "list" => Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect()),
         "true or false" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Bool),
         "number" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),
