@@ -31,7 +31,7 @@ pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 
 use crate::{
-    secret,
+    hooks, output, secret,
     server::{self, bundles},
     source::{self, failover, jwt, supervisor},
     telemetry::logs,
@@ -47,6 +47,8 @@ pub struct Config {
     secrets: secret::Config,
     server: server::Config,
     bundles: bundles::Config,
+    hooks: Vec<hooks::Config>,
+    outputs: Vec<output::Config>,
     logs: logs::Config,
 }
 
@@ -154,6 +156,18 @@ impl Config {
     #[must_use]
     pub fn bundles(&self) -> &bundles::Config {
         &self.bundles
+    }
+
+    /// Who is told of events.
+    #[must_use]
+    pub fn hooks(&self) -> &[hooks::Config] {
+        &self.hooks
+    }
+
+    /// Files for programs that do not speak SDS.
+    #[must_use]
+    pub fn outputs(&self) -> &[output::Config] {
+        &self.outputs
     }
 
     /// What is logged.
