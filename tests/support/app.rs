@@ -8,7 +8,7 @@ use spiffe_sds::{
     dev::{self, DevIssuer, Rotation},
     hooks::HookEvent,
     output::OutputEvent,
-    source::Endpoint,
+    source::{Endpoint, RenewalEvent},
 };
 use tempfile::TempDir;
 use tokio::{sync::broadcast, task::JoinHandle};
@@ -26,6 +26,7 @@ pub struct Place {
 pub struct Running {
     pub callbacks: broadcast::Receiver<HookEvent>,
     pub files: broadcast::Receiver<OutputEvent>,
+    pub renewals: broadcast::Receiver<RenewalEvent>,
     pub socket: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<Result<(), AppError>>,
@@ -56,13 +57,13 @@ impl Place {
         std::fs::read_to_string(self.at(name)).unwrap_or_default()
     }
 
-    /// The configuration file: source and listener, and `more`, in which `$` stands for the directory.
+    /// The configuration file: source and listener, and `more`, in which `$/` stands for the directory.
     pub fn yaml(&self, more: &str) -> String {
         let directory = self.directory.path().display().to_string();
         format!(
             "source: {{workload_api: {{endpoint: 'unix://{directory}/api.sock'}}, backoff: {{initial: 10ms, max: 100ms}}}}\n\
              listeners: [{{unix: {{path: '{directory}/sds.sock', mode: '0600'}}}}]\n{}",
-            more.replace('$', &directory)
+            more.replace("$/", &format!("{directory}/"))
         )
     }
 
@@ -75,6 +76,7 @@ impl Place {
         Running {
             callbacks: app.callbacks(),
             files: app.files(),
+            renewals: app.renewals(),
             socket: self.at("sds.sock"),
             task: tokio::spawn(app.run(stop.clone())),
             stop,
@@ -86,6 +88,12 @@ impl Running {
     /// What becomes of the next attempt of a callback.
     pub async fn callback(&mut self) -> HookEvent {
         bounded(self.callbacks.recv()).await.expect("events were missed")
+    }
+
+    /// Until the certificate with this serial number is in service.
+    pub async fn renewed(&mut self, wanted: &str) {
+        let renewed = |event| matches!(event, RenewalEvent::Renewed { serial, .. } if *serial == *wanted);
+        while !renewed(bounded(self.renewals.recv()).await.expect("events were missed")) {}
     }
 
     /// The next generation of files.
