@@ -9,7 +9,7 @@ mod support;
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use aws_lc_rs::hmac;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64ct::{Base64, Encoding as _};
 use receiver::Receiver;
 use spiffe_sds::{hooks::HookEvent, output::OutputEvent};
 use support::{
@@ -229,8 +229,8 @@ async fn a_webhook_is_signed_json_and_retries_are_the_same_event() {
         let (id, timestamp) = (delivery.header("webhook-id"), delivery.header("webhook-timestamp"));
         assert_eq!(json["id"], id);
         timestamp.parse::<u64>().unwrap();
-        let signature = STANDARD.decode(delivery.header("webhook-signature").strip_prefix("v1,").unwrap()).unwrap();
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
+        let signature = Base64::decode_vec(delivery.header("webhook-signature").strip_prefix("v1,").unwrap()).unwrap();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &Base64::decode_vec("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
         hmac::verify(&key, format!("{id}.{timestamp}.{}", delivery.body).as_bytes(), &signature).unwrap();
         ids.push(id.to_owned());
     }
