@@ -348,10 +348,56 @@ async fn the_data_path_does_not_notice() {
             client.ack().await;
         }
         latencies.push(started.elapsed());
+        // The drain would wait for it.
+        drop(client);
         if !more.is_empty() {
             while !matches!(running.file().await, OutputEvent::Failed { .. }) {}
         }
         running.stop().await;
     }
     assert!(latencies[1] < latencies[0] * 20 + Duration::from_secs(2), "{latencies:?}");
+}
+
+/// Keys are in the files they belong into, and nowhere else: not in the log at its loudest, not in an environment, not in
+/// what a receiver gets, and not in the log when a program prints them.
+#[tokio::test]
+async fn keys_stay_in_their_files() {
+    use tokio::io::AsyncReadExt as _;
+    let place = Place::new().await;
+    fs::create_dir(place.at("out")).unwrap();
+    let mut receiver = Receiver::unix(&place.at("hook.sock"));
+    fs::write(place.at("key"), "0123456789-a-key-that-signs-0123456789").unwrap();
+    let yaml = "log: {filter: trace, format: json}\noutputs: [{directory: '$/out', combined_file: all.pem}]\nhooks:\n\
+        - {events: [all], exec: {command: [/bin/sh, -c, '/usr/bin/env >> $/env; cat $/out/*.pem; exit 1']}, attempts: 1}\n\
+        - {events: [output_written], webhook: {url: 'http://localhost/', socket: '$/hook.sock', key_file: '$/key'}}\n";
+    fs::write(place.at("sds.yaml"), place.yaml(yaml)).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
+        .args(["serve", "--config"])
+        .arg(place.at("sds.yaml"))
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = program.stderr.take().unwrap();
+    let reading = tokio::spawn(async move {
+        let mut text = String::new();
+        log.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    let mut told = receiver.next().await.body;
+    place.issuer.rotate().unwrap();
+    told += &receiver.next().await.body;
+    eventually("the program ran", || place.read("env").contains("output_written")).await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(program.id().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    program.wait().await.unwrap();
+    let log = reading.await.unwrap();
+    assert!(log.contains("withheld because they look like a private key") && log.contains("files written"), "{log}");
+
+    let (key, token) = (place.read("out/svid_key.pem"), "a-key-that-signs");
+    let secret = key.lines().nth(1).expect("a key");
+    for (what, text) in [("log", &log), ("environment", &place.read("env")), ("webhook", &told)] {
+        assert!(!text.contains(secret) && !text.contains("PRIVATE KEY-") && !text.contains(token), "in the {what}");
+    }
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt as _,
     process::Stdio,
@@ -15,6 +15,7 @@ use std::{
     },
 };
 
+use base64ct::{Base64, Encoding as _};
 use pem_rfc7468::LineEnding;
 use spiffe_sds::{dev::Issued, output::OutputEvent};
 use support::{
@@ -162,6 +163,25 @@ async fn federated_domains_and_another_identity_are_written_when_asked_for() {
     assert!(!place.at("out/svid.pem").exists());
     let roots = ["domain.test", "partner.test"].map(|name| place.issuer.bundle_pem(&td(name)).unwrap());
     assert_eq!(place.read("out/svid_bundle.pem"), roots.concat());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_and_their_keys_have_files_too() {
+    let place = place().await;
+    let tokens =
+        "outputs: [{directory: '$/out', jwt_bundle_file: keys.json, jwt_svids: [{file: token, audience: [x]}]}]";
+    let mut running = place.run(tokens).await;
+    let complete = || place.read("out/token").split('.').count() == 3 && place.read("out/keys.json").len() > 50;
+    while !complete() {
+        running.written().await;
+    }
+    let mode = |name: &str| fs::metadata(place.at(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("out/token"), mode("out/keys.json")), (0o600, 0o644));
+    let keys: BTreeMap<String, String> = serde_json::from_str(&place.read("out/keys.json")).unwrap();
+    let set = Base64::decode_vec(&keys["domain.test"]).unwrap();
+    let set: serde_json::Value = serde_json::from_slice(&set).unwrap();
+    assert!(set["keys"][0]["kid"].is_string(), "{set}");
     running.stop().await;
 }
 

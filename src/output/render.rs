@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{Config, Selection};
 use crate::{
     identity::{Availability, Certificate, IdentitySnapshot, JwtSnapshot, JwtState, SpiffeId, Svid, TrustDomain},
-    source::decode,
+    source::decode::serial,
 };
 
 /// Why there are no files.
@@ -119,7 +119,7 @@ fn wanted(selection: &Selection) -> String {
 fn describe(svid: &Svid) -> Described {
     Described {
         spiffe_id: Some(svid.id.clone()),
-        serial: Some(decode::serial(svid.chain.leaf()).into()),
+        serial: Some(serial(svid.chain.leaf()).into()),
         not_after: Some(svid.validity.not_after),
     }
 }

@@ -8,9 +8,9 @@ use std::{
 
 use http::{Uri, uri::Scheme};
 
-use super::{Compose, MINUTE};
-use crate::config::{quoted, raw, scalar};
+use super::{Compose, MINUTE, raw, scalar};
 use crate::{
+    config::quoted,
     hooks::{self, Action, exec, signal, webhook},
     source::backoff,
 };
@@ -137,7 +137,7 @@ impl Compose {
     pub(super) fn required_path(&mut self, section: &str, name: &str, value: Option<String>) -> Option<PathBuf> {
         let key = format!("{section}.{name}");
         if value.is_none() && self.is_sound(section) {
-            self.complain(&key, "is missing; write an absolute path");
+            self.complain(section, format!("has no `{name}`; write an absolute path"));
         }
         self.parse(&key, value, |text| scalar::file_path(&text))
     }

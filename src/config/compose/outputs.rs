@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Compose;
-use crate::config::{quoted, raw, scalar};
-use crate::output::{self, JwtFile, Selection};
+use super::{Compose, raw, scalar};
+use crate::{
+    config::quoted,
+    output::{self, JwtFile, Selection},
+};
 
 /// The longest name of a file on Linux.
 const LONGEST_NAME: usize = 255;

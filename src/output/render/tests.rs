@@ -155,7 +155,7 @@ fn a_token_has_a_file_as_long_as_it_is_valid() {
     assert_eq!(files(&config, &Availability::Pending, &gone), [], "fail closed");
 
     config.jwt_bundle_file = Some("keys.json".to_owned());
-    let set = Base64::encode_string(r#"{"keys":[{"kid":"a"}]}"#.as_bytes());
+    let set = Base64::encode_string(br#"{"keys":[{"kid":"a"}]}"#);
     let keys = file("keys.json", 0o644, &[&format!(r#"{{"example.org":"{set}"}}"#)]);
     assert_eq!(files(&config, &Availability::Pending, &gone), [keys]);
 }
