@@ -1,16 +1,23 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
+mod notices;
+
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin, AdminError},
     config::Config,
+    hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     lifecycle::Readiness,
+    output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, failover},
     telemetry::metrics::{self, Exposition},
@@ -37,7 +44,13 @@ pub enum AppError {
     /// The supervisor failed.
     #[error("the renewal of identities failed; this is a bug, please report it with the log")]
     Supervisor(#[source] tokio::task::JoinError),
+    /// Callbacks or file outputs failed.
+    #[error("callbacks or file outputs ended unexpectedly; this is a bug, please report it with the log")]
+    Callbacks(#[source] tokio::task::JoinError),
 }
+
+/// Events between where they happen and the callbacks' planning, which never takes long.
+const NOTICES: usize = 64;
 
 /// The whole program with its sockets open, ready to run.
 pub struct App {
@@ -47,6 +60,8 @@ pub struct App {
     supervisor: Supervisor,
     jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
+    hooks: Hooks,
+    outputs: Outputs,
 }
 
 impl App {
@@ -67,7 +82,9 @@ impl App {
         let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
         let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, bundles, admin, supervisor, jwt, store })
+        let hooks = Hooks::new(config.hooks().to_vec());
+        let outputs = Outputs::new(config.outputs().to_vec());
+        Ok(Self { server, bundles, admin, supervisor, jwt, store, hooks, outputs })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -127,6 +144,18 @@ impl App {
         self.supervisor.status()
     }
 
+    /// What becomes of callbacks from now on.
+    #[must_use]
+    pub fn callbacks(&self) -> broadcast::Receiver<HookEvent> {
+        self.hooks.events()
+    }
+
+    /// What becomes of file outputs from now on.
+    #[must_use]
+    pub fn files(&self) -> broadcast::Receiver<OutputEvent> {
+        self.outputs.events()
+    }
+
     /// The identities held, now and as they change.
     #[must_use]
     pub fn identities(&self) -> watch::Receiver<Availability> {
@@ -139,13 +168,7 @@ impl App {
         self.store.watch_jwt(&Workload::Own)
     }
 
-    /// Runs until `stop`, then drains.
-    ///
-    /// # Errors
-    /// Whatever ended the program though nobody asked for it; clients were drained all the same.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let stop = stop.child_token();
-        let states = self.store.watch(&Workload::Own);
+    fn announce(&self) {
         for listener in self.server.bound() {
             tracing::info!(%listener, "serving");
         }
@@ -155,9 +178,25 @@ impl App {
         for listener in self.admin_bound() {
             tracing::info!(%listener, "serving the admin pages");
         }
+    }
+
+    /// Runs until `stop`, then drains.
+    ///
+    /// # Errors
+    /// Whatever ended the program though nobody asked for it; clients were drained all the same.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let stop = stop.child_token();
+        let states = self.store.watch(&Workload::Own);
+        self.announce();
         let metrics = Arc::new(self.metrics());
         let pages = admin::router(admin::Parts { readiness: self.readiness().clone(), metrics });
         let contact = tokio::spawn(first_contact(self.source(), self.readiness().clone(), stop.clone()));
+        let callbacks = {
+            // Before the first event can happen.
+            let (renewals, outputs) = (self.supervisor.events(), self.outputs.events());
+            let tokens = self.store.watch_jwt(&Workload::Own);
+            beside(self.hooks, self.outputs, (renewals, outputs), (states.clone(), tokens), &stop)
+        };
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -196,6 +235,9 @@ impl App {
         renewal.await.map_err(AppError::Supervisor)??;
         tokens.await.map_err(AppError::Supervisor)?;
         contact.await.map_err(AppError::Supervisor)?;
+        for task in callbacks {
+            task.await.map_err(AppError::Callbacks)?;
+        }
         served?;
         bundles.map_err(AppError::Bundles)?;
         administered?;
@@ -223,4 +265,37 @@ async fn first_contact(mut status: watch::Receiver<SourceStatus>, readiness: Rea
             changed = status.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// Files and callbacks, in tasks that nothing waits for before the end. One that breaks ends the program: somebody counts
+/// on it, and a restart costs Envoy nothing.
+fn beside(
+    hooks: Hooks,
+    outputs: Outputs,
+    (renewals, files): (broadcast::Receiver<RenewalEvent>, broadcast::Receiver<OutputEvent>),
+    (states, tokens): (watch::Receiver<Availability>, watch::Receiver<Arc<JwtSnapshot>>),
+    stop: &CancellationToken,
+) -> [JoinHandle<()>; 3] {
+    let (sender, receiver) = mpsc::channel(NOTICES);
+    let until_stop = stop.clone();
+    [
+        guarded(stop, outputs.run(states, tokens, stop.clone())),
+        guarded(stop, hooks.run(receiver, stop.clone())),
+        guarded(stop, async move {
+            tokio::select! {
+                () = until_stop.cancelled() => {}
+                () = notices::forward(renewals, files, sender) => {}
+            }
+        }),
+    ]
+}
+
+/// A task whose panic stops everything.
+fn guarded(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let guard = stop.drop_guard();
+        task.await;
+        guard.disarm();
+    })
 }

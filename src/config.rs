@@ -31,7 +31,7 @@ pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 
 use crate::{
-    admin, secret,
+    admin, hooks, output, secret,
     server::{self, bundles},
     source::{self, failover, jwt, supervisor},
     telemetry::logs,
@@ -48,6 +48,8 @@ pub struct Config {
     server: server::Config,
     bundles: bundles::Config,
     admin: admin::Config,
+    hooks: Vec<hooks::Config>,
+    outputs: Vec<output::Config>,
     logs: logs::Config,
 }
 
@@ -161,6 +163,18 @@ impl Config {
     #[must_use]
     pub fn admin(&self) -> &admin::Config {
         &self.admin
+    }
+
+    /// Who is told of events.
+    #[must_use]
+    pub fn hooks(&self) -> &[hooks::Config] {
+        &self.hooks
+    }
+
+    /// Files for programs that do not speak SDS.
+    #[must_use]
+    pub fn outputs(&self) -> &[output::Config] {
+        &self.outputs
     }
 
     /// What is logged.

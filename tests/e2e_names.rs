@@ -2,6 +2,7 @@
 #![cfg(feature = "dev-issuer")]
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "clippy.toml allows them in test functions, not in theirs"
 )]

@@ -1,8 +1,10 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
 mod admin;
+mod hooks;
 mod jwt;
 mod names;
+mod outputs;
 mod source;
 
 use std::{
@@ -20,6 +22,7 @@ use super::{
     tree::{Node, Value},
 };
 use crate::{
+    output,
     server::{self, Limits, bundles, listen},
     source::{Config as Source, Endpoint, jwt as tokens},
     telemetry::logs,
@@ -71,15 +74,26 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
         ),
     };
     let bundles = compose.bundles(raw.bundle_endpoint, &source.sources);
-    // Whoever serves the keys follows them, also without tokens of its own.
-    let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
     let admin = compose.admin(raw.admin, &source.sources);
+    let hooks = compose.hooks(raw.hooks);
+    let outputs = compose.outputs(raw.outputs);
+    let jwt = wanted_tokens(jwt, !bundles.listeners.is_empty(), &outputs);
     let logs = compose.logs(raw.log);
     let source::Composed { sources, failover, supervisor } = source;
     match Problems::new(compose.problems) {
-        None => Ok(Config { sources, failover, supervisor, jwt, secrets, server, bundles, admin, logs }),
+        None => {
+            Ok(Config { sources, failover, supervisor, jwt, secrets, server, bundles, admin, hooks, outputs, logs })
+        }
         Some(problems) => Err(problems),
     }
+}
+
+/// The tokens to fetch: those that are served, and those that have files. Whoever gives the keys away follows them, also
+/// without tokens of its own.
+fn wanted_tokens(served: tokens::Config, endpoint: bool, outputs: &[output::Config]) -> tokens::Config {
+    let written = outputs.iter().flat_map(|output| &output.jwt_svids).map(|file| file.request.clone());
+    let keys = endpoint || outputs.iter().any(|output| output.jwt_bundle_file.is_some());
+    tokens::Config { svids: served.svids.into_iter().chain(written).collect(), keys }
 }
 
 fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin>) {

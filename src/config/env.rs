@@ -78,6 +78,8 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
             Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect())
         }
         "list" if key == "jwt.svids" => Value::List(text.split(',').map(|one| jwt_svid(one.trim(), &origin)).collect()),
+        // No short form: the comparison with the schema says what to write.
+        "list" if matches!(key, "hooks" | "outputs") => Value::Text(text.to_owned()),
         "list" | "list of texts" => {
             let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
             Value::List(text.split(',').map(item).collect())

@@ -3,12 +3,16 @@
 //! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
 //! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
 
+mod hooks;
 mod names;
+mod outputs;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
 pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
+pub(super) use outputs::{JwtFile, Output};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -32,6 +36,10 @@ pub(super) struct Raw {
     /// A shutdown lets streams end in peace for this long, and never takes longer. From 0s to 10m.
     #[schemars(extend("default" = "5s"))]
     pub(super) drain_deadline: Option<String>,
+    /// What is told of events: programs, processes, URLs. docs/hooks.md has examples. By default nothing.
+    pub(super) hooks: Option<Vec<Hook>>,
+    /// Files for programs that do not speak SDS. docs/hooks.md has examples. By default none.
+    pub(super) outputs: Option<Vec<Output>>,
     /// What is written to standard error.
     pub(super) log: Log,
     /// The listener for operators and monitoring: `/live`, `/ready`, `/metrics`.

@@ -72,6 +72,14 @@ pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// A name for logs.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(format!("{} is empty or holds control characters; write a name for the log", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
 /// A TCP address. Port 0 lets the operating system choose.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {

@@ -11,10 +11,10 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     // Shows what the ones below do.
     &["admin"],
-    &["server", "source", "dev", "client"],
+    &["server", "source", "dev", "client", "hooks", "output"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
-    &["lifecycle"],
+    &["lifecycle", "detached"],
     // Generated from `proto/`.
     &["workload_api_proto"],
 ];
@@ -23,6 +23,9 @@ const LAYERS: &[&[&str]] = &[
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("dev", "source::Endpoint", "the issuer listens on the same kind of address that the client dials"),
     ("client", "source::Endpoint", "servers are dialled at the same kind of address as sources"),
+    ("hooks", "source::backoff", "one way to wait between attempts"),
+    ("output", "source::backoff", "one way to wait between attempts"),
+    ("output", "source::decode::serial", "serial numbers look the same in all events"),
 ];
 
 /// Modules that only the named ones may import, whatever their layer.
