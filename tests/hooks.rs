@@ -332,7 +332,7 @@ async fn the_data_path_does_not_notice() {
         - {events: [all], signal: {pid_file: '$/none'}, backoff: {initial: 10ms, max: 10ms}}\n";
     let mut latencies = Vec::new();
     for more in ["", yaml] {
-        let mut running = place.run(more).await;
+        let mut running = place.run(&format!("secrets: {{rollout_hold: 0s}}\n{more}")).await;
         let mut client = Sotw::secrets(&unix_channel(running.socket.clone()).await).await;
         client.subscribe(["default"]).await;
         client.expect(["default"]).await;
