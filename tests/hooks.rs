@@ -176,7 +176,7 @@ async fn the_end_of_the_process_ends_programs() {
 #[tokio::test]
 async fn a_process_is_signalled_by_its_file_read_each_time() {
     let place = Place::new().await;
-    let yaml = "hooks: [{name: it, events: [svid_renewed], attempts: 1, signal: {pid_file: '$/pid', signal: SIGUSR1, process: sh}}]";
+    let yaml = "hooks: [{name: it, events: [svid_renewed], attempts: 1, backoff: {initial: 10ms, max: 10ms}, signal: {pid_file: '$/pid', signal: SIGUSR1, process: sh}}]";
     let mut running = place.run(yaml).await;
     let (error, _) = failure(&mut running).await;
     assert!(error.contains("cannot read the pid file"), "{error}");
