@@ -197,7 +197,7 @@ impl App {
             let tokens = self.store.watch_jwt(&Workload::Own);
             beside(self.hooks, self.outputs, (renewals, outputs), (states.clone(), tokens), &stop)
         };
-        let renewal = tokio::spawn({
+        let renewal = guarded(&stop, {
             let stop = stop.clone();
             async move {
                 let ended = self.supervisor.run(stop.clone()).await;
@@ -206,14 +206,7 @@ impl App {
                 ended
             }
         });
-        let tokens = tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                // Also when it panics.
-                let _stop_all = stop.clone().drop_guard();
-                self.jwt.run(stop).await;
-            }
-        });
+        let tokens = guarded(&stop, self.jwt.run(stop.clone()));
         let keys = self.store.watch_jwt(&Workload::Own);
         // Half a server is none: whichever part ends takes the others along.
         let served = async {
@@ -291,11 +284,15 @@ fn beside(
 }
 
 /// A task whose panic stops everything.
-fn guarded(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+fn guarded<T: Send + 'static>(
+    stop: &CancellationToken,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     let stop = stop.clone();
     tokio::spawn(async move {
         let guard = stop.drop_guard();
-        task.await;
+        let done = task.await;
         guard.disarm();
+        done
     })
 }
