@@ -3,6 +3,7 @@
 //! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
 //! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
 
+mod admin;
 mod hooks;
 mod names;
 mod outputs;
@@ -10,6 +11,7 @@ mod outputs;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use admin::Admin;
 pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
 pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
@@ -326,27 +328,6 @@ pub(super) struct Log {
     /// commas, exceptions such as `spiffe_sds::server=debug`.
     #[schemars(extend("default" = "info", "examples" = ["warn", "info,spiffe_sds::server=debug"]))]
     pub(super) filter: Option<String>,
-}
-
-/// The listener for operators and monitoring. It never shows key material.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Admin {
-    /// Where it listens; an empty list turns it off. By default one Unix socket with mode 0600,
-    /// `/run/spiffe-sds/admin.sock`, if that directory exists.
-    pub(super) listeners: Option<Vec<Listener>>,
-    /// Allow TCP addresses that are not loopback, and requests addressed to any IP address. Whoever reaches the
-    /// listener sees every SPIFFE ID and every client.
-    #[schemars(extend("default" = false))]
-    pub(super) allow_public: Option<bool>,
-    /// Names besides `localhost` that requests over TCP may be addressed to, without port and separated by commas.
-    /// Requests for others are refused, because a web page can point a name of its own at this machine.
-    #[schemars(extend("examples" = ["sds.internal"]))]
-    pub(super) hosts: Option<String>,
-    /// A name that a client asked for and was not given for this long counts as starved in the metrics.
-    /// From 0s to 1h.
-    #[schemars(extend("default" = "30s"))]
-    pub(super) starved_after: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.
