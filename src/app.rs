@@ -1,5 +1,7 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
+mod service;
+
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -11,7 +13,9 @@ use crate::{
     identity::{Availability, IdentityStore, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    systemd::{self, Handed, Notifier},
 };
+use service::Service;
 
 /// Why the program cannot start or go on.
 #[derive(Debug, Error)]
@@ -28,9 +32,9 @@ pub enum AppError {
     /// The bundle endpoint failed.
     #[error("the bundle endpoint failed")]
     Bundles(#[source] ServerError),
-    /// The supervisor failed.
-    #[error("the renewal of identities failed; this is a bug, please report it with the log")]
-    Supervisor(#[source] tokio::task::JoinError),
+    /// A task beside the server failed.
+    #[error("a part of the program failed; this is a bug, please report it with the log")]
+    Task(#[source] tokio::task::JoinError),
 }
 
 /// The whole program with its sockets open, ready to run.
@@ -39,6 +43,8 @@ pub struct App {
     bundles: BundleEndpoint,
     supervisor: Supervisor,
     store: Arc<IdentityStore>,
+    notifier: Notifier,
+    systemd: systemd::Config,
 }
 
 impl App {
@@ -47,12 +53,23 @@ impl App {
     /// # Errors
     /// [`AppError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, AppError> {
-        let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
-        let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
+        Self::bind_handed(config, &Handed::default(), Notifier::default()).await
+    }
+
+    /// The same under a service manager: listeners that `handed` has are taken over with the clients that wait there, and
+    /// the manager hears from us by `notifier`.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub async fn bind_handed(config: &Config, handed: &Handed, notifier: Notifier) -> Result<Self, AppError> {
+        let deadline = config.server().drain_deadline;
+        let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
+        let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
+        handed.close_rest();
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
         let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
-        Ok(Self { server, bundles, supervisor, store })
+        Ok(Self { server, bundles, supervisor, store, notifier, systemd: *config.systemd() })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -104,6 +121,14 @@ impl App {
         for listener in self.bundles_bound() {
             tracing::info!(%listener, "serving bundles");
         }
+        let service = Service {
+            notifier: self.notifier,
+            ready: self.systemd.ready,
+            states: states.clone(),
+            source: self.source(),
+            pulse: self.server.pulse(),
+        };
+        let service = tokio::spawn(service.accompany(stop.clone()));
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -126,7 +151,8 @@ impl App {
             ended
         };
         let (served, bundles) = tokio::join!(served, bundles);
-        renewal.await.map_err(AppError::Supervisor)??;
+        renewal.await.map_err(AppError::Task)??;
+        service.await.map_err(AppError::Task)?;
         served?;
         bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");

@@ -34,6 +34,7 @@ use crate::{
     secret,
     server::{self, bundles},
     source::{supervisor, workload_api},
+    systemd,
     telemetry::logs,
 };
 
@@ -46,6 +47,7 @@ pub struct Config {
     server: server::Config,
     bundles: bundles::Config,
     logs: logs::Config,
+    systemd: systemd::Config,
 }
 
 /// All that a configuration is made of. Nothing else has an influence.
@@ -140,6 +142,12 @@ impl Config {
     #[must_use]
     pub fn bundles(&self) -> &bundles::Config {
         &self.bundles
+    }
+
+    /// How we live with the service manager.
+    #[must_use]
+    pub fn systemd(&self) -> &systemd::Config {
+        &self.systemd
     }
 
     /// What is logged.

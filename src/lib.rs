@@ -22,6 +22,7 @@ pub mod lifecycle;
 pub mod secret;
 pub mod server;
 pub mod source;
+pub mod systemd;
 pub mod telemetry;
 pub mod xds;
 

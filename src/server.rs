@@ -31,10 +31,12 @@ pub use bundles::BundleEndpoint;
 pub use listen::{Bound, ListenError};
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
+pub use publish::Pulse;
 
 use crate::{
     identity::Availability,
     secret::{self, SecretCatalog},
+    systemd::Handed,
     xds::{Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
@@ -138,9 +140,17 @@ impl Server {
     /// # Errors
     /// [`ListenError`] for the first listener that cannot be opened; those opened before it are closed.
     pub async fn bind(config: Config, secrets: secret::Config) -> Result<Self, ListenError> {
+        Self::bind_handed(config, secrets, &Handed::default()).await
+    }
+
+    /// The same, but listeners that `handed` has are taken over, with the clients that wait there already.
+    ///
+    /// # Errors
+    /// As of [`Server::bind`].
+    pub async fn bind_handed(config: Config, secrets: secret::Config, handed: &Handed) -> Result<Self, ListenError> {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
-            sockets.push(Socket::open(listener).await?);
+            sockets.push(Socket::open(listener, handed).await?);
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
@@ -161,6 +171,12 @@ impl Server {
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
         self.sockets.iter().map(Socket::bound).collect()
+    }
+
+    /// Asks the part that all streams depend on for a sign of life.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.publisher.pulse()
     }
 
     /// What happens on streams from now on.

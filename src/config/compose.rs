@@ -18,6 +18,7 @@ use crate::{
     secret::{self, Naming},
     server::{self, Limits, bundles, listen},
     source::{Endpoint, backoff, supervisor, workload_api},
+    systemd::{self, notify::ReadyWhen},
     telemetry::logs,
 };
 
@@ -81,8 +82,9 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     };
     let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
     let logs = compose.logs(raw.log);
+    let systemd = systemd(&raw.systemd);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, bundles, logs }),
+        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, bundles, logs, systemd }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),
@@ -311,6 +313,17 @@ impl Compose {
         let filter = self.parse("log.filter", raw.filter, |text| scalar::filter(&text));
         logs::Config { format, filter: filter.unwrap_or(default.filter) }
     }
+}
+
+/// Words that are none of these were refused by the schema.
+fn systemd(raw: &raw::Systemd) -> systemd::Config {
+    let ready = if raw.ready.as_deref() == Some("listening") { ReadyWhen::Listening } else { ReadyWhen::Identity };
+    let store = match raw.keep_sockets.as_deref() {
+        Some("always") => Some(true),
+        Some("never") => Some(false),
+        _ => None,
+    };
+    systemd::Config { ready, store }
 }
 
 fn limits(raw: &raw::Limits, default: Limits) -> Limits {

@@ -28,6 +28,8 @@ pub(super) struct Raw {
     pub(super) drain_deadline: Option<String>,
     /// What is written to standard error.
     pub(super) log: Log,
+    /// How we live with systemd, or another manager that speaks its protocols.
+    pub(super) systemd: Systemd,
 }
 
 /// Where identities come from.
@@ -198,6 +200,20 @@ pub(super) struct Log {
     /// commas, exceptions such as `spiffe_sds::server=debug`.
     #[schemars(extend("default" = "info", "examples" = ["warn", "info,spiffe_sds::server=debug"]))]
     pub(super) filter: Option<String>,
+}
+
+/// How we live with systemd.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Systemd {
+    /// When a start counts as successful (`Type=notify`): `identity` once one is held and valid, so that what is ordered
+    /// after us finds it; `listening` at once.
+    #[schemars(extend("enum" = ["identity", "listening"], "default" = "identity"))]
+    pub(super) ready: Option<String>,
+    /// Whether systemd keeps our sockets over a restart (`FileDescriptorStoreMax=`), so that clients wait instead of being
+    /// refused: `auto` does what systemd says, which it does since version 254; `always` for older ones; `never`.
+    #[schemars(extend("enum" = ["auto", "always", "never"], "default" = "auto"))]
+    pub(super) keep_sockets: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.

@@ -7,6 +7,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::systemd::Handed;
 pub(super) use unix::UnixSocket;
 
 /// Where to listen.
@@ -85,14 +86,24 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Opens the listener.
-    pub(super) async fn open(config: &Config) -> Result<Self, ListenError> {
+    /// Opens the listener, or takes over the one that waits for us already.
+    pub(super) async fn open(config: &Config, handed: &Handed) -> Result<Self, ListenError> {
         match config {
-            Config::Unix(unix) => UnixSocket::open(unix).map(Self::Unix),
+            Config::Unix(unix) => UnixSocket::open(unix, handed).map(Self::Unix),
             Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
             Config::Tcp(address) => {
                 let os = |source| ListenError::Os { action: "listen on", what: address.to_string(), source };
-                let listener = TcpListener::bind(address).await.map_err(os)?;
+                let listener = match handed.take_tcp(*address) {
+                    Some(listener) => TcpListener::from_std(listener).map_err(os)?,
+                    None => {
+                        let listener = TcpListener::bind(address).await.map_err(os)?;
+                        // One whose port the kernel chose would not be found again.
+                        if address.port() != 0 {
+                            handed.keep_tcp(&listener);
+                        }
+                        listener
+                    }
+                };
                 let bound = listener.local_addr().map_err(os)?;
                 Ok(Self::Tcp(listener, bound))
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,18 @@ impl Feeds {
     }
 }
 
+/// Asks a publisher for a sign of life.
+#[derive(Clone, Debug)]
+pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Pulse {
+    /// Whether the publisher still takes its turns. Waits for as long as that takes: give it a bound.
+    pub async fn beats(&self) -> bool {
+        let (beat, felt) = oneshot::channel();
+        self.0.send(beat).await.is_ok() && felt.await.is_ok()
+    }
+}
+
 /// Publishes one workload's resources in the rollout order.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -53,6 +65,7 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
+    pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
 }
 
 /// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
@@ -81,8 +94,15 @@ impl Publisher {
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
         let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
-        let publisher = Self { catalog, pace, spiffe, plain, published: None };
+        let (ask, asked) = mpsc::channel(1);
+        let publisher = Self { catalog, pace, spiffe, plain, published: None, pulse: (Pulse(ask), asked) };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
+    }
+
+    /// Asks this publisher for a sign of life.
+    #[must_use]
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.0.clone()
     }
 
     /// Follows `states` until `stop`, then tells every stream that the server is going away.
@@ -98,6 +118,11 @@ impl Publisher {
             let holding = matches!(next, Next::Stage(_));
             tokio::select! {
                 () = stop.cancelled() => break,
+                Some(beat) = self.pulse.1.recv() => {
+                    // Who asked may have given up.
+                    let _ = beat.send(());
+                    continue;
+                }
                 changed = states.changed(), if !holding => if changed.is_err() { break },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }

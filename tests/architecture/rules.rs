@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["server", "admin", "source", "dev"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
-    &["lifecycle"],
+    &["lifecycle", "systemd"],
     // Generated from `proto/`.
     &["workload_api_proto"],
 ];
