@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    identity::{Availability, IdentityStore, Workload},
+    identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
     systemd::{self, Handed, Notifier},
 };
 use service::Service;
@@ -42,6 +42,7 @@ pub struct App {
     server: Server,
     bundles: BundleEndpoint,
     supervisor: Supervisor,
+    jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
     notifier: Notifier,
     systemd: systemd::Config,
@@ -68,8 +69,11 @@ impl App {
         handed.close_rest();
         let store = Arc::new(IdentityStore::new());
         let source = WorkloadApi::new(config.source().clone());
-        let supervisor = Supervisor::new(source, Workload::Own, store.clone(), *config.supervisor());
-        Ok(Self { server, bundles, supervisor, store, notifier, systemd: *config.systemd() })
+        let policy = *config.supervisor();
+        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
+        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        Ok(Self { server, bundles, supervisor, jwt, store, notifier, systemd: *config.systemd() })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -108,6 +112,12 @@ impl App {
         self.store.watch(&Workload::Own)
     }
 
+    /// The tokens and JWT keys held, now and as they change.
+    #[must_use]
+    pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
+        self.store.watch_jwt(&Workload::Own)
+    }
+
     /// Runs until `stop`, then drains.
     ///
     /// # Errors
@@ -138,6 +148,14 @@ impl App {
                 ended
             }
         });
+        let tokens = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                // Also when it panics.
+                let _stop_all = stop.clone().drop_guard();
+                self.jwt.run(stop).await;
+            }
+        });
         let keys = self.store.watch_jwt(&Workload::Own);
         // Half a server is none: whichever part ends takes the other along.
         let served = async {
@@ -152,6 +170,7 @@ impl App {
         };
         let (served, bundles) = tokio::join!(served, bundles);
         renewal.await.map_err(AppError::Task)??;
+        tokens.await.map_err(AppError::Task)?;
         service.await.map_err(AppError::Task)?;
         served?;
         bundles.map_err(AppError::Bundles)?;

@@ -33,7 +33,7 @@ pub use shape::{Key, keys, schema};
 use crate::{
     secret,
     server::{self, bundles},
-    source::{supervisor, workload_api},
+    source::{jwt, supervisor, workload_api},
     systemd,
     telemetry::logs,
 };
@@ -43,6 +43,7 @@ use crate::{
 pub struct Config {
     source: workload_api::Config,
     supervisor: supervisor::Config,
+    jwt: jwt::Config,
     secrets: secret::Config,
     server: server::Config,
     bundles: bundles::Config,
@@ -124,6 +125,12 @@ impl Config {
     #[must_use]
     pub fn supervisor(&self) -> &supervisor::Config {
         &self.supervisor
+    }
+
+    /// The tokens to keep fresh.
+    #[must_use]
+    pub fn jwt(&self) -> &jwt::Config {
+        &self.jwt
     }
 
     /// What is served under which names.

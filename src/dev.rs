@@ -7,6 +7,7 @@
 //!   setters (issue, rotate, prepare_ca, fail_with, ...)      state (pure)        watch          serve (IO)
 //!   schedule (leaf and CA rotation by the clock)   ------->  CAs, leaves  -----> newest ----->  FetchX509SVID
 //!                                                                                               FetchX509Bundles
+//!                                                                                               FetchJWTSVID, ...
 //! ```
 
 pub mod ca;
@@ -14,6 +15,7 @@ pub mod envoy;
 mod error;
 mod event;
 mod issuer;
+mod jwt;
 mod message;
 mod schedule;
 mod serve;
@@ -24,6 +26,7 @@ pub use ca::{Issued, Template};
 pub use error::DevError;
 pub use event::{CaStep, Event};
 pub use issuer::DevIssuer;
+pub use jwt::{JwtConfig, JwtFault};
 pub use message::RawMessage;
 pub use serve::Traffic;
 
@@ -54,6 +57,8 @@ pub struct Config {
     pub intermediate: bool,
     /// Whether `FetchX509Bundles` too is denied while there is no identity.
     pub bundles_need_identity: bool,
+    /// How JWT-SVIDs are issued.
+    pub jwt: JwtConfig,
     /// Where to listen, one or more: Unix sockets (the directory must exist) and loopback TCP (port 0 picks one).
     pub listen: Vec<Endpoint>,
 }
@@ -92,6 +97,7 @@ impl Config {
             ca_rotate_every: None,
             intermediate: false,
             bundles_need_identity: false,
+            jwt: JwtConfig::default(),
             listen: vec![listen],
         }
     }

@@ -18,12 +18,14 @@
 //! configuration), so a second spelling costs a second stream, and on ADS a secret that never arrives (envoy#47309).
 
 mod bootstrap;
+mod inject;
 mod jwt;
 mod sds;
 mod traffic;
 mod yaml;
 
 pub use bootstrap::{Bootstrap, Error};
+pub use inject::Inject;
 pub use jwt::JwtVerifier;
 pub use sds::{Address, Sds, Variant};
 pub use traffic::{Action, Connections, Listener, Tls, Upstream};

@@ -24,11 +24,6 @@ pub mod server;
 pub mod source;
 pub mod systemd;
 pub mod telemetry;
-pub mod xds;
-
-/// Generated from `proto/`: what the SPIFFE Workload API says on the wire.
 #[doc(hidden)]
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
-pub mod workload_api_proto {
-    include!(concat!(env!("OUT_DIR"), "/_.rs"));
-}
+pub mod workload_api_proto;
+pub mod xds;

@@ -1,21 +1,23 @@
 //! How identities become xDS resources: pure, so that every name, flavour and order can be tested without a socket.
 
+mod builder;
 mod encode;
 pub mod jwks;
 mod name;
 mod rollout;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 
+pub use builder::Part;
 pub use encode::EncodeError;
-pub use name::{Naming, SecretName, dot_free};
+pub use name::{JwtName, Naming, SecretName, TokenForm, dot_free, is_reserved};
 pub use rollout::{Change, stages};
 
 use crate::{
-    identity::{IdentitySnapshot, TrustBundle},
-    xds::{Absence, EnvoyVersion, Node, Origin, Rank, Resource, ResourceName, ResourceSet},
+    identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState, TrustBundle},
+    xds::{Absence, EnvoyVersion, Node, Origin, Rank, ResourceSet},
 };
-use encode::Payload;
+use builder::Builder;
 
 /// What the catalog serves and how a change of it is rolled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Config {
     pub wildcard: bool,
     /// How long new trust is in place before certificates that need it, and old trust after the last that needed it.
     pub rollout_hold: Duration,
+    /// The tokens that are served. Every other token name is impossible, so that no client makes us mint one.
+    pub jwt_svids: BTreeSet<JwtRequest>,
 }
 
 impl Default for Config {
@@ -38,6 +42,7 @@ impl Default for Config {
             disable_spiffe_cert_validation: false,
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
+            jwt_svids: BTreeSet::new(),
         }
     }
 }
@@ -69,38 +74,82 @@ impl Flavour {
 pub struct SecretCatalog {
     naming: Arc<Naming>,
     origin: Arc<Origin>,
+    jwt_svids: BTreeSet<JwtRequest>,
 }
 
 impl SecretCatalog {
     /// A catalog whose resources say that they come from `origin`.
     #[must_use]
     pub fn new(naming: Naming, origin: Arc<Origin>) -> Self {
-        Self { naming: Arc::new(naming), origin }
+        Self { naming: Arc::new(naming), origin, jwt_svids: BTreeSet::new() }
     }
 
-    /// Every resource that `snapshot` gives to a client of this flavour at `now`.
-    ///
-    /// A certificate that has expired is withheld: who holds it keeps it (its peers will refuse it), and nobody gets
-    /// it anew.
+    /// The same with these tokens, and no others.
+    #[must_use]
+    pub fn jwt_svids(mut self, requests: BTreeSet<JwtRequest>) -> Self {
+        self.jwt_svids = requests;
+        self
+    }
+
+    /// Every resource that `snapshot` gives to a client of this flavour at `now`, without tokens.
     ///
     /// # Errors
-    /// [`EncodeError`]; then nothing of the snapshot must be published.
+    /// As of [`x509`](Self::x509).
     pub fn resources(
         &self,
         snapshot: &IdentitySnapshot,
         flavour: Flavour,
         now: SystemTime,
     ) -> Result<ResourceSet, EncodeError> {
-        let mut set = Builder { origin: &self.origin, resources: BTreeMap::new(), withheld: Vec::new() };
-        self.certificates(snapshot, now, &mut set)?;
-        self.contexts(snapshot, flavour, &mut set)?;
-        Ok(ResourceSet::new(set.resources.into_values(), set.withheld, self.possible(snapshot, flavour)))
+        Ok(ResourceSet::from(self.x509(snapshot, flavour, now)?))
     }
 
-    /// What is served to a workload that is entitled to nothing: no name is impossible, and nothing is there.
+    /// The certificates and contexts that `snapshot` gives to a client of this flavour at `now`.
+    ///
+    /// A certificate that has expired is withheld: who holds it keeps it (its peers will refuse it), and nobody gets
+    /// it anew.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; then nothing of the snapshot must be published.
+    pub fn x509(&self, snapshot: &IdentitySnapshot, flavour: Flavour, now: SystemTime) -> Result<Part, EncodeError> {
+        let mut set = Builder::new(&self.origin);
+        self.certificates(snapshot, now, &mut set)?;
+        self.contexts(snapshot, flavour, &mut set)?;
+        Ok(set.finish(self.possible(snapshot, flavour)))
+    }
+
+    /// The tokens at `now`: one that is not there yet is withheld, one that is gone is an empty secret.
+    ///
+    /// Whatever has not changed since `before` is not encoded again.
     #[must_use]
-    pub fn nothing(&self) -> ResourceSet {
-        ResourceSet::new([], [], Arc::new(|_| true))
+    pub fn tokens(&self, snapshot: &JwtSnapshot, now: SystemTime, before: Option<&Part>) -> Part {
+        let mut set = Builder::new(&self.origin).reusing(before);
+        for request in &self.jwt_svids {
+            let state = snapshot.svids.get(request).unwrap_or(&JwtState::Pending);
+            for form in TokenForm::ALL {
+                let name = JwtName { form, request: request.clone() }.to_string();
+                let token = match state {
+                    JwtState::Pending => {
+                        set.withhold(&name);
+                        continue;
+                    }
+                    // The end of its life is inclusive for certificates and exclusive for tokens (RFC 7519, 4.1.4).
+                    JwtState::Valid(svid) if now < svid.validity.not_after => Some(&svid.token),
+                    JwtState::Valid(_) | JwtState::Gone(_) => None,
+                };
+                set.add(&name, form == TokenForm::Raw, Rank::Credential, &mut encode::generic(token, form));
+            }
+        }
+        set.finish(Arc::new(|_| false))
+    }
+
+    /// What is served to a workload that is entitled to nothing: no certificate and no context is impossible, and
+    /// none is there.
+    #[must_use]
+    pub fn nothing(&self) -> Part {
+        let naming = self.naming.clone();
+        let possible = move |name: &str| !matches!(SecretName::parse(name, &naming), Some(SecretName::Jwt(_)));
+        Builder::new(&self.origin).finish(Arc::new(possible))
     }
 
     fn certificates(&self, snapshot: &IdentitySnapshot, now: SystemTime, set: &mut Builder) -> Result<(), EncodeError> {
@@ -147,7 +196,8 @@ impl SecretCatalog {
         let domains: Vec<_> = snapshot.svids.iter().map(|svid| svid.id.trust_domain().clone()).collect();
         let own = snapshot.trust_domain.clone();
         Arc::new(move |name| match SecretName::parse(name, &naming) {
-            None => false,
+            // Every token there is has its entry already.
+            None | Some(SecretName::Jwt(_)) => false,
             Some(SecretName::AllBundles) => flavour == Flavour::Spiffe,
             Some(SecretName::Svid(id)) => {
                 let td = id.trust_domain();
@@ -155,41 +205,6 @@ impl SecretCatalog {
             }
             Some(SecretName::DefaultSvid | SecretName::OwnBundle | SecretName::Bundle(_)) => true,
         })
-    }
-}
-
-/// Collects resources under all the spellings of their names; the first claim to a name wins.
-struct Builder<'a> {
-    origin: &'a Arc<Origin>,
-    resources: BTreeMap<ResourceName, Arc<Resource>>,
-    withheld: Vec<ResourceName>,
-}
-
-impl Builder<'_> {
-    fn add(&mut self, name: &str, listed: bool, rank: Rank, payload: &mut Payload) {
-        let spellings = [(name.to_owned(), listed)].into_iter().chain(dot_free(name).map(|name| (name, false)));
-        for (name, listed) in spellings {
-            let body = payload.encode(&name);
-            let (name, version) = (ResourceName::from(name), payload.version().clone());
-            if self.withheld.contains(&name) {
-                continue;
-            }
-            self.resources
-                .entry(name.clone())
-                .or_insert_with(|| Arc::new(Resource::new(name, version, rank, listed, body, self.origin.clone())));
-        }
-    }
-
-    fn add_context<'n>(&mut self, names: impl Iterator<Item = (&'n str, bool)>, payload: Option<Payload>) {
-        match payload {
-            Some(mut payload) => names.for_each(|(name, listed)| self.add(name, listed, Rank::Trust, &mut payload)),
-            None => names.for_each(|(name, _)| self.withhold(name)),
-        }
-    }
-
-    fn withhold(&mut self, name: &str) {
-        let spellings = [name.to_owned()].into_iter().chain(dot_free(name)).map(ResourceName::from);
-        self.withheld.extend(spellings.filter(|name| !self.resources.contains_key(name)));
     }
 }
 

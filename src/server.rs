@@ -34,7 +34,7 @@ pub use peer::Peer;
 pub use publish::Pulse;
 
 use crate::{
-    identity::Availability,
+    identity::{Availability, JwtSnapshot},
     secret::{self, SecretCatalog},
     systemd::Handed,
     xds::{Origin, SECRET_TYPE_URL},
@@ -132,6 +132,7 @@ pub struct Server {
     sockets: Vec<Socket>,
     publisher: Publisher,
     shared: Arc<Shared>,
+    tokens: watch::Receiver<Arc<JwtSnapshot>>,
 }
 
 impl Server {
@@ -164,7 +165,15 @@ impl Server {
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
         };
-        Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared) })
+        let tokens = watch::Sender::default().subscribe();
+        Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared), tokens })
+    }
+
+    /// Serves these tokens too; without them every wanted one stays pending.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: watch::Receiver<Arc<JwtSnapshot>>) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -198,7 +207,7 @@ impl Server {
         let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.publisher.run(states.clone(), stop.clone()));
+        tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));
         tasks.spawn(health::follow(reporter, states, stop.clone()));
         for socket in self.sockets {
             let (config, routes) = (self.config.clone(), routes.clone());

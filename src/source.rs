@@ -7,12 +7,14 @@ pub mod backoff;
 pub mod decode;
 mod endpoint;
 pub mod event;
+pub mod jwt;
 mod renewal;
 pub mod supervisor;
 pub mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
+pub use jwt::{JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
 pub use workload_api::WorkloadApi;
 
@@ -26,7 +28,7 @@ use futures_util::stream::BoxStream;
 use tonic::Code;
 
 use crate::identity::{IdentitySnapshot, SpiffeId, Workload};
-use decode::DecodeError;
+use decode::{DecodeError, jwt::JwtError};
 
 /// Something that knows the identities of workloads.
 pub trait Source: Send + Sync {
@@ -107,6 +109,9 @@ pub enum SourceError {
     /// A message was refused as a whole.
     #[error("the source sent a message that cannot be used; the last good one stays in service")]
     Invalid(#[from] DecodeError),
+    /// An answer about JWT-SVIDs was refused.
+    #[error("the source gave an answer about JWT-SVIDs that cannot be used; the last good one stays in service")]
+    InvalidJwt(#[from] JwtError),
     /// An update was refused because it had expired before it came.
     #[error(
         "the source sent an SVID of {spiffe_id} that is already expired; check the issuer, and the clocks of both machines"
@@ -125,9 +130,9 @@ impl SourceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Status { code: Code::InvalidArgument | Code::Unimplemented, .. } => ErrorKind::Misconfigured,
-            Self::Status { code: Code::PermissionDenied, .. } | Self::Invalid(DecodeError::NoIdentity) => {
-                ErrorKind::NotEntitled
-            }
+            Self::Status { code: Code::PermissionDenied, .. }
+            | Self::Invalid(DecodeError::NoIdentity)
+            | Self::InvalidJwt(JwtError::NoToken | JwtError::NoSuchHint { .. }) => ErrorKind::NotEntitled,
             _ => ErrorKind::Transient,
         }
     }
@@ -135,7 +140,8 @@ impl SourceError {
     /// Whether the source is there and it is its message that is bad.
     #[must_use]
     pub fn is_bad_message(&self) -> bool {
-        !matches!(self.kind(), ErrorKind::NotEntitled) && matches!(self, Self::Invalid(_) | Self::Expired { .. })
+        let refused = matches!(self, Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. });
+        refused && self.kind() != ErrorKind::NotEntitled
     }
 
     /// The message and those of its causes, in one line.
@@ -161,7 +167,7 @@ fn status_fix(code: Code) -> &'static str {
         Code::PermissionDenied => "register this workload with the issuer, or wait for the registration to arrive",
         Code::InvalidArgument => "is this really a SPIFFE Workload API? It refused the request itself",
         Code::Unimplemented => {
-            "this endpoint does not offer X.509-SVIDs: check the address, and that the agent's Workload API is enabled"
+            "this endpoint does not offer this: check the address, and that the agent's Workload API is enabled"
         }
         Code::OutOfRange => "the message is larger than this client accepts",
         _ => "asking again",

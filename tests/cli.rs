@@ -116,6 +116,16 @@ fn bootstraps_and_fragments_are_yaml_that_names_what_was_asked() {
         let secrets = contains("sds_secret_config").and(contains("/run/spiffe-sds/sds.sock").not());
         spiffe_sds(&args).args(["--fragment", "secrets"]).assert().success().stdout(secrets);
     }
+    let token = ["bootstrap", "--token", "jwt:payments"];
+    let injects = || contains("name: jwt:payments").and(contains("header_value_prefix"));
+    spiffe_sds(&token).args(["--upstream", "10.0.0.7:8443"]).assert().success().stdout(injects());
+    spiffe_sds(&token)
+        .args(["--fragment", "token"])
+        .assert()
+        .success()
+        .stdout(injects().and(contains("clusters").not()));
+    spiffe_sds(&token).assert().code(2).stderr(contains("--upstream"));
+    spiffe_sds(&["bootstrap", "--fragment", "token"]).assert().code(1).stderr(contains("needs --token"));
     spiffe_sds(&["bootstrap", "--connect", "sds.sock"]).assert().code(2).stderr(contains("is no SPIFFE endpoint"));
     spiffe_sds(&["bootstrap", "--variant", "dleta"])
         .assert()
@@ -129,7 +139,7 @@ mod check {
     use std::time::Duration;
 
     use spiffe_sds::{
-        dev::{Config, DevIssuer, Identity, Rotation},
+        dev::{Config, DevIssuer, Identity, JwtConfig, Rotation},
         identity::{SpiffeId, TrustDomain},
         source::Endpoint,
     };
@@ -147,6 +157,7 @@ mod check {
             ca_rotate_every: None,
             intermediate: false,
             bundles_need_identity: identities.is_empty(),
+            jwt: JwtConfig::default(),
             listen: vec![Endpoint::Unix(directory.path().join("agent.sock"))],
         })
         .await
@@ -166,6 +177,26 @@ mod check {
         assert_eq!(json["svids"][0]["spiffe_id"], "spiffe://example.org/web");
         assert_eq!(json["svids"][0]["state"], "valid");
         assert_eq!(json["bundles"].as_array().unwrap().len(), 2);
+        issuer.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn shows_tokens_by_name_and_never_the_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = issuer(&directory, &["spiffe://example.org/web"]).await;
+        let endpoint = issuer.endpoint().to_string();
+        let set = "jwt.svids=[{audience: [payments]}, {audience: [payments], hint: none}]";
+        let both =
+            contains("jwt:payments  ").and(contains("jwt:payments;hint=none")).and(contains("with the hint \"none\""));
+        let secret = contains("eyJ");
+        let check = spiffe_sds(&["check", "--endpoint", &endpoint, "--set", set]).assert();
+        check.code(1).stdout(both.and(contains("JWT keys")).and(secret.clone().not())).stderr(is_empty());
+        let check = spiffe_sds(&["check", "--json", "--endpoint", &endpoint, "--set", "jwt.svids=payments"]).assert();
+        let output = check.success().stdout(secret.not()).get_output().stdout.clone();
+        let json: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(json["jwt_svids"][0]["name"], "jwt:payments");
+        assert_eq!(json["jwt_svids"][0]["state"], "valid");
+        assert_eq!(json["jwt_keys"].as_array().unwrap().len(), 2);
         issuer.shutdown().await;
     }
 

@@ -17,9 +17,9 @@ use std::{
 
 use spiffe_sds::{
     dev::envoy::{Envoy, EnvoyBinary, Load, admin::until, install, process, provision},
-    envoy::{Action, Address, Bootstrap, JwtVerifier, Listener, Sds, Tls, Upstream, Variant},
+    envoy::{Action, Address, Bootstrap, Inject, JwtVerifier, Listener, Sds, Tls, Upstream, Variant},
 };
-use support::envoy::{BOUND, all, latest};
+use support::envoy::{BOUND, all, latest, oldest};
 
 const SERVER: &str = "spiffe://example.org/server";
 const CLIENT: &str = "spiffe://example.org/client";
@@ -41,6 +41,14 @@ fn client(sds: Sds, tls: Tls) -> Bootstrap {
         .listener(Listener::new("plain", loopback(8080), Action::forward("server")))
         .upstream(Upstream::new("server", loopback(8443)).tls(tls));
     if aggregated { bootstrap.upstreams_from("/etc/envoy/clusters.yaml") } else { bootstrap }
+}
+
+/// A sidecar that puts a token into each request.
+fn injector(sds: Sds, tls: Tls, token: &str) -> Bootstrap {
+    Bootstrap::new("injector", "example", sds)
+        .admin(loopback(9903))
+        .listener(Listener::new("egress", loopback(8080), Action::forward("server")).inject(Inject::token(token)))
+        .upstream(Upstream::new("server", loopback(8443)).tls(tls))
 }
 
 /// What `envoy --mode validate` says of a file: nothing, or why not.
@@ -166,6 +174,13 @@ fn examples() -> Vec<(&'static str, &'static str, String)> {
             "The upstreams of ads-sotw-client.yaml, as /etc/envoy/clusters.yaml.",
             ads_client.upstream_file("1", &ads_client.upstreams).unwrap(),
         ),
+        (
+            "credential-injector.yaml",
+            "A sidecar of a client: plain text on 127.0.0.1:8080, mTLS to 127.0.0.1:8443 with a JWT-SVID in each request.\n\
+             # The server has `jwt: {svids: [{audience: [payments]}]}`. For Envoy 1.37 and later; the older ones need the\n\
+             # name jwt-bearer:payments and no header_value_prefix.",
+            injector(sds(Variant::Delta), to_server(), "jwt:payments").to_yaml().unwrap(),
+        ),
     ]
 }
 
@@ -201,9 +216,31 @@ fn envoy_loads_the_examples() {
         fs::write(dir.path().join(name), text).unwrap();
     }
     for envoy in all() {
-        for (name, ..) in examples().iter().filter(|(name, ..)| !name.ends_with(".clusters.yaml")) {
+        // The oldest Envoy writes no prefix; `an_old_envoy_gets_the_prefix_with_the_token` has its form.
+        let runs = |name: &str| name != "credential-injector.yaml" || envoy == latest();
+        for (name, ..) in examples().iter().filter(|(name, ..)| !name.ends_with(".clusters.yaml") && runs(name)) {
             validate(&envoy, &dir.path().join(name)).unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+}
+
+#[test]
+fn an_old_envoy_gets_the_prefix_with_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    for variant in Variant::ALL {
+        let sds = || Sds::new(variant, Address::Unix("/run/spiffe-sds/sds.sock".into()));
+        let file = |name: &str, token: &str| {
+            let bootstrap = injector(sds(), Tls::new("default", "ALL"), token);
+            let aggregated = variant.is_aggregated();
+            write(dir.path(), name, if aggregated { bootstrap.upstreams_from("/moved.yaml") } else { bootstrap })
+        };
+        let (whole, bare) = (file("whole", "jwt-bearer:payments"), file("bare", "jwt:payments"));
+        for envoy in all() {
+            validate(&envoy, &whole).unwrap_or_else(|error| panic!("{error}"));
+        }
+        validate(&latest(), &bare).unwrap_or_else(|error| panic!("{error}"));
+        let refused = validate(&oldest(), &bare).unwrap_err();
+        assert!(refused.contains("header_value_prefix"), "{refused}");
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 
 use crate::{
-    envoy::{self, Action, Bootstrap, Listener, Sds, Tls},
+    envoy::{self, Action, Bootstrap, Inject, Listener, Sds, Tls, Upstream},
     identity::SpiffeId,
     source::Endpoint,
 };
@@ -16,6 +17,8 @@ use crate::{
     ("A complete Envoy that answers over mTLS", "spiffe-sds bootstrap > envoy.yaml && envoy -c envoy.yaml"),
     ("The same over one delta ADS stream, for one client only",
      "spiffe-sds bootstrap --variant ads-delta --peer spiffe://example.org/client"),
+    ("One that puts a token into each request to an mTLS server",
+     "spiffe-sds bootstrap --token jwt:payments --upstream 10.0.0.7:8443 --listen 127.0.0.1:8080"),
     ("What to add to an Envoy configuration that you have already",
      "spiffe-sds bootstrap --fragment cluster; spiffe-sds bootstrap --fragment secrets --certificate spiffe://example.org/web"),
 ]))]
@@ -24,7 +27,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Variant::Sotw)]
     variant: Variant,
     /// Prints only a part, for a configuration that exists.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, group = "goal")]
     fragment: Option<Fragment>,
     /// Where the server listens: unix:///absolute/path or tcp://IP:port.
     #[arg(long, value_name = "ADDRESS", default_value = "unix:///run/spiffe-sds/sds.sock")]
@@ -38,6 +41,13 @@ pub(super) struct Args {
     /// A SPIFFE ID that is let in; can be repeated. Without any, whoever the validation context trusts is.
     #[arg(long, value_name = "SPIFFE_ID")]
     peer: Vec<SpiffeId>,
+    /// The name of a token, put into each request as `Authorization: Bearer`. Envoy then takes plain requests and
+    /// forwards them over mTLS to --upstream.
+    #[arg(long, value_name = "NAME", requires = "goal")]
+    token: Option<String>,
+    /// Where requests with the token go.
+    #[arg(long, value_name = "IP:PORT", requires = "token", group = "goal")]
+    upstream: Option<SocketAddr>,
     /// Where Envoy listens.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
@@ -72,6 +82,8 @@ enum Fragment {
     Cluster,
     /// The references to secrets: a `common_tls_context`.
     Secrets,
+    /// The injection of --token: an entry of `http_filters`.
+    Token,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -96,9 +108,23 @@ fn render(args: &Args) -> anyhow::Result<String> {
     Ok(match args.fragment {
         Some(Fragment::Cluster) => Bootstrap::cluster_fragment(&server)?,
         Some(Fragment::Secrets) => Bootstrap::secrets_fragment(&server, &tls)?,
+        Some(Fragment::Token) => {
+            let token = args.token.as_ref().context("--fragment token needs --token: which one shall be injected?")?;
+            Bootstrap::token_fragment(&server, &Inject::token(token))?
+        }
         None => {
-            let listener = Listener::new("mtls", args.listen, Action::respond("hello from mTLS\n")).tls(tls);
-            let bootstrap = Bootstrap::new(&args.node_id, &args.node_cluster, server).listener(listener);
+            let bootstrap = Bootstrap::new(&args.node_id, &args.node_cluster, server);
+            let bootstrap = match (&args.token, args.upstream) {
+                (Some(token), Some(upstream)) => {
+                    let egress = Listener::new("egress", args.listen, Action::forward("upstream"));
+                    let upstream = Upstream::new("upstream", upstream).tls(tls);
+                    bootstrap.listener(egress.inject(Inject::token(token))).upstream(upstream)
+                }
+                _ => {
+                    let answer = Action::respond("hello from mTLS\n");
+                    bootstrap.listener(Listener::new("mtls", args.listen, answer).tls(tls))
+                }
+            };
             match args.admin {
                 Some(admin) => bootstrap.admin(admin),
                 None => bootstrap,

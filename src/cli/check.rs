@@ -15,11 +15,11 @@ use futures_util::StreamExt as _;
 use super::config;
 use crate::{
     identity::{IdentitySnapshot, Workload},
-    source::{Source as _, SourceError, WorkloadApi, workload_api},
+    source::{JwtSource as _, Source as _, SourceError, WorkloadApi, decode::jwt::JwtBundles, jwt, workload_api},
 };
-use report::Report;
+use report::{Asked, Report};
 
-/// Checks the configuration, asks the source, and shows each SVID and trust bundle with its expiry.
+/// Checks the configuration, asks the source, and shows each SVID, trust bundle and configured token with its expiry.
 ///
 /// Exit codes: 0 all is well; 1 the source cannot be reached, gives nothing or something expired; 2 the configuration is wrong.
 #[derive(Debug, clap::Args)]
@@ -50,9 +50,28 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let snapshot = tokio::time::timeout(args.timeout, fetch(config.source()))
         .await
         .context("the source did not answer in time; is it running, and is this workload registered? (--timeout)")??;
-    let report = Report::new(&snapshot, &config.secrets().naming, SystemTime::now());
+    let mut report = Report::new(&snapshot, &config.secrets().naming, SystemTime::now());
+    if !config.jwt().svids.is_empty() {
+        let (asked, keys) = tokio::time::timeout(args.timeout, fetch_tokens(config.source(), config.jwt()))
+            .await
+            .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
+        report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
+    }
     super::print(&if args.json { report.json()? } else { report.tables() })?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every configured token, verified with the keys, and those.
+async fn fetch_tokens(source: &workload_api::Config, jwt: &jwt::Config) -> (Vec<Asked>, JwtBundles) {
+    let source = WorkloadApi::new(source.clone());
+    // Without keys the signatures stay unverified, and the table shows that there are none.
+    let keys = source.watch_keys(&Workload::Own).next().await.and_then(Result::ok).unwrap_or_default();
+    let mut asked = Vec::new();
+    for request in &jwt.svids {
+        let answer = source.fetch(&Workload::Own, request, &keys).await;
+        asked.push((request.clone(), answer.map_err(|error| error.chain())));
+    }
+    (asked, keys)
 }
 
 /// The first snapshot of the source.

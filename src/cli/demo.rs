@@ -25,7 +25,7 @@ use crate::{
         self, DevIssuer, Event,
         envoy::{Admin, Envoy, EnvoyBinary, Load, install, load, provision},
     },
-    envoy::{Action, Address, Bootstrap, Listener, Sds, Tls, Upstream, Variant},
+    envoy::{Action, Address, Bootstrap, Inject, Listener, Sds, Tls, Upstream, Variant},
     identity::{SpiffeId, TrustDomain},
     server::StreamEvent,
     source::Endpoint,
@@ -38,6 +38,10 @@ const READY: Duration = Duration::from_secs(30);
 const IN_USE: Duration = Duration::from_secs(5);
 /// The name under which both Envoys ask for their trust.
 const TRUST: &str = "ROOTCA";
+/// The name under which the frontend asks for its token; this form suits every Envoy.
+const TOKEN: &str = "jwt-bearer:backend";
+/// Tokens are replaced between half and two thirds of this.
+const TOKEN_TTL: Duration = Duration::from_secs(8);
 /// Enough to notice a gap of a few milliseconds, little enough to leave the machine alone.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -107,7 +111,7 @@ impl Mesh {
 
         let upstream = Upstream::new("backend", backend.wait_listener("mtls", READY).await?);
         let upstream = upstream.tls(tls(&ids.frontend, &ids.backend)).connection_per_request();
-        let plain = Listener::new("plain", any, Action::forward("backend"));
+        let plain = Listener::new("plain", any, Action::forward("backend")).inject(Inject::token(TOKEN));
         let bootstrap = Bootstrap::new("frontend", "demo", sds(Variant::Delta)).listener(plain).upstream(upstream);
         let frontend = Envoy::start(binary, directory, bootstrap).await?;
         frontend.wait_ready(READY).await?;
@@ -139,6 +143,8 @@ impl Mesh {
                         let row = Row { by: client.node.clone(), latency: Some(latency), ..Row::default() };
                         if name.as_str() == TRUST {
                             self.print(&Row { what: "trusted", who: name.to_string(), ..row })?;
+                        } else if name.as_str() == TOKEN {
+                            self.print(&Row { what: "new token", who: name.to_string(), ..row })?;
                         } else if let Some(serial) = newest.remove(name.as_str()) {
                             let row = Row { what: "rotated", who: name.to_string(), serial, ..row };
                             proofs.push(prove(self.admin(&client.node), row));
@@ -222,6 +228,7 @@ fn issuer_config(args: &Args, ids: &Ids, directory: &Path) -> dev::Config {
     let mut config = config.identity(ids.frontend.clone(), None).identity(ids.backend.clone(), None);
     config.ttl = args.ttl.unwrap_or(Duration::from_secs(20));
     config.rotation = dev::Rotation::Every(args.rotate_every.unwrap_or(Duration::from_secs(3)));
+    config.jwt = dev::JwtConfig { ttl: TOKEN_TTL, ..dev::JwtConfig::default() };
     config.ca_rotate_every = Some(args.ca_rotate_every.unwrap_or(Duration::from_secs(30)));
     config
 }
@@ -229,7 +236,11 @@ fn issuer_config(args: &Args, ids: &Ids, directory: &Path) -> dev::Config {
 async fn bind_server(issuer: &DevIssuer, directory: &Path) -> anyhow::Result<App> {
     let endpoint = Some(issuer.endpoint().to_string());
     let listen = Some(format!("unix://{}", socket(directory).display()));
-    let flags = [flag("--endpoint", "source.workload_api.endpoint", endpoint), flag("--listen", "listeners", listen)];
+    let flags = [
+        flag("--endpoint", "source.workload_api.endpoint", endpoint),
+        flag("--listen", "listeners", listen),
+        flag("--set", "jwt.svids", TOKEN.strip_prefix("jwt-bearer:").map(str::to_owned)),
+    ];
     let sources = Sources { flags: flags.into_iter().flatten().collect(), ..Sources::default() };
     Ok(App::bind(&Config::new(&sources)?).await?)
 }

@@ -1,5 +1,7 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
+mod jwt;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -17,7 +19,7 @@ use super::{
 use crate::{
     secret::{self, Naming},
     server::{self, Limits, bundles, listen},
-    source::{Endpoint, backoff, supervisor, workload_api},
+    source::{Endpoint, backoff, jwt as tokens, supervisor, workload_api},
     systemd::{self, notify::ReadyWhen},
     telemetry::logs,
 };
@@ -46,6 +48,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let server_default = server::Config::default();
     let source = compose.source(raw.source.workload_api);
     let supervisor = compose.supervisor(raw.source.denied_grace, raw.source.backoff);
+    let jwt = compose.jwt(raw.jwt);
     let secrets = secret::Config {
         naming: compose.naming(&raw.secrets),
         disable_spiffe_cert_validation: raw
@@ -59,6 +62,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
             naming_default.rollout_hold,
             Duration::ZERO..=10 * SECOND,
         ),
+        jwt_svids: jwt.svids.clone(),
     };
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
@@ -81,10 +85,12 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
         ),
     };
     let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
+    // Whoever serves the keys follows them, also without tokens of its own.
+    let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
     let logs = compose.logs(raw.log);
     let systemd = systemd(&raw.systemd);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, secrets, server, bundles, logs, systemd }),
+        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, logs, systemd }),
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),

@@ -73,12 +73,20 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
                 return None;
             }
         },
+        "list" if key == "jwt.svids" => Value::List(text.split(',').map(|one| jwt_svid(one.trim(), &origin)).collect()),
         "list" => Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect()),
         "true or false" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Bool),
         "number" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),
         _ => Value::Text(text.to_owned()),
     };
     Some(Node { value, origin })
+}
+
+/// An audience as the item that the file's list of tokens would have.
+fn jwt_svid(audience: &str, origin: &Origin) -> Node {
+    let node = |value| Node { value, origin: origin.clone() };
+    let audience = node(Value::List(vec![node(Value::Text(audience.to_owned()))]));
+    node(Value::Map(vec![Entry { key: "audience".to_owned(), origin: origin.clone(), node: audience }]))
 }
 
 /// `unix:///path` or `tcp://address` as the item that the file's list of listeners would have.

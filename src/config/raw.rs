@@ -15,6 +15,8 @@ pub(super) struct Raw {
     pub(super) source: Source,
     /// Under which names they are served, and how a change is rolled out.
     pub(super) secrets: Secrets,
+    /// JWT-SVIDs, renewed in time and served as generic secrets.
+    pub(super) jwt: Jwt,
     /// Where Envoy connects. By default one Unix socket, `/run/spiffe-sds/sds.sock` with mode 0660.
     pub(super) listeners: Option<Vec<Listener>>,
     /// The public keys of each trust domain over HTTP, for verifiers that do not speak SDS.
@@ -96,6 +98,36 @@ pub(super) struct Secrets {
     #[schemars(extend("default" = "250ms"))]
     pub(super) rollout_hold: Option<String>,
 }
+
+/// JWT-SVIDs. Each one written here is fetched and renewed, whether or not a client asks for it; no other ever is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Jwt {
+    /// The tokens to serve. Envoy asks for one by the name `jwt:AUDIENCE`, or `jwt-bearer:AUDIENCE` with `Bearer ` in
+    /// front of it; docs/names.md has the rest. By default none.
+    pub(super) svids: Option<Vec<JwtSvid>>,
+}
+
+/// One token.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct JwtSvid {
+    /// For whom the token is: whoever shall verify it, by the name it goes by. Required; one is best, because each of
+    /// several could pass the token on to another.
+    #[schemars(extend("examples" = [["payments"], ["https://api.example.com"]]))]
+    pub(super) audience: Option<Vec<Audience>>,
+    /// Whose token it is, by SPIFFE ID. By default that of the source's default identity.
+    #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
+    pub(super) id: Option<String>,
+    /// Whose token it is, by the hint of the identity; instead of `id`.
+    #[schemars(extend("examples" = ["internal"]))]
+    pub(super) hint: Option<String>,
+}
+
+/// One audience.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct Audience(pub(super) String);
 
 /// JWK Sets (`/jwks/<trust domain>`) and SPIFFE bundles (`/bundle/<trust domain>`).
 #[derive(Debug, Default, Deserialize, JsonSchema)]

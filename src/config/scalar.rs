@@ -11,7 +11,8 @@ use nix::unistd::{Group, User};
 
 use super::{quoted, raw::Account};
 use crate::{
-    identity::TrustDomain,
+    identity::{Hint, SpiffeId, TrustDomain},
+    secret::is_reserved,
     source::{Endpoint, EndpointError},
     telemetry::logs,
 };
@@ -89,6 +90,9 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty; write the name that Envoy asks for".to_owned());
     }
+    if is_reserved(&text.to_ascii_lowercase()) && !text.to_ascii_lowercase().starts_with("spiffe:") {
+        return Err(format!("{} looks like the name of a token, which names itself; write another name", quoted(text)));
+    }
     if text.to_ascii_lowercase().starts_with("spiffe:") {
         return Err(format!("{} looks like a SPIFFE ID, which names itself; write another name", quoted(text)));
     }
@@ -99,6 +103,32 @@ pub(super) fn name(text: &str) -> Result<String, String> {
         return Err(format!("{} holds `%2E`, which stands for a dot in every name; write the dot", quoted(text)));
     }
     Ok(text.to_owned())
+}
+
+/// Who verifies a token.
+pub(super) fn audience(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("is empty; write for whom the token is".to_owned());
+    }
+    if text.contains(char::is_control) {
+        return Err(format!("{} holds control characters; remove them", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// The SPIFFE ID of a workload.
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, String> {
+    let fix = "write such as spiffe://example.org/web";
+    match SpiffeId::new(text) {
+        Ok(id) if id.path().is_empty() => Err(format!("{} names a trust domain, no workload; {fix}", quoted(text))),
+        Ok(id) => Ok(id),
+        Err(error) => Err(format!("{} is no SPIFFE ID ({error}); {fix}", quoted(text))),
+    }
+}
+
+/// The hint of an identity.
+pub(super) fn hint(text: &str) -> Result<Hint, String> {
+    Hint::new(text).ok_or_else(|| "is empty; write the hint, or remove the key".to_owned())
 }
 
 /// Permission bits, octal.

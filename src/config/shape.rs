@@ -158,7 +158,7 @@ impl Pruning<'_> {
         *entries = seen;
     }
 
-    /// A bad item leaves an empty mapping behind, so that the others keep their numbers.
+    /// A bad item leaves an empty mapping (or text) behind, so that the others keep their numbers.
     fn keep_items(&mut self, items: &mut [Node], schema: &Schema, path: &str) {
         let Some(schema) = schema.get("items") else { return };
         for (index, item) in items.iter_mut().enumerate() {
@@ -168,7 +168,8 @@ impl Pruning<'_> {
                 self.problems.push(Problem::new(item.origin.clone(), &path, wrong_kind(&item.value, schema)));
             }
             if missing || !self.keep(item, schema, &path) {
-                item.value = Value::Map(Vec::new());
+                item.value =
+                    if accepts(schema, "string") { Value::Text(String::new()) } else { Value::Map(Vec::new()) };
             }
         }
     }

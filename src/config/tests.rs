@@ -141,3 +141,14 @@ fn variables_do_not_collide() {
     names.dedup();
     assert_eq!(names.len(), all);
 }
+
+#[test]
+fn tokens_reach_source_and_server() {
+    let list = "[{audience: [b, a]}, {audience: [a], hint: internal}]";
+    for (value, count) in [("payments, billing", 2), (list, 2), ("payments", 1)] {
+        let config = Config::new(&with_variables(ENDPOINT, &[("SPIFFE_SDS_JWT_SVIDS", value)])).unwrap();
+        assert_eq!(config.jwt().svids.len(), count, "{value}");
+        assert_eq!(config.jwt().svids, config.secrets().jwt_svids, "{value}");
+    }
+    assert!(load(ENDPOINT).unwrap().jwt().is_idle());
+}

@@ -44,6 +44,15 @@ pub enum Event {
         /// The root that was prepared, activated or retired.
         serial: String,
     },
+    /// The JWT keys of a trust domain took one step of a roll-over.
+    JwtKey {
+        /// Whose keys.
+        trust_domain: TrustDomain,
+        /// Which step.
+        step: CaStep,
+        /// The `kid` of the key that was prepared, activated or retired.
+        kid: String,
+    },
     /// A trust domain's bundle is served from now on.
     Federated(TrustDomain),
     /// A trust domain's bundle is no longer served.
@@ -63,6 +72,9 @@ impl fmt::Display for Event {
             Self::Revoked { id, serial } => write!(f, "revoked      {id} serial {serial}"),
             Self::Ca { trust_domain, step, serial } => {
                 write!(f, "{:<12} spiffe://{trust_domain} root {serial}", format!("ca {step}"))
+            }
+            Self::JwtKey { trust_domain, step, kid } => {
+                write!(f, "{:<12} spiffe://{trust_domain} kid {kid}", format!("jwt {step}"))
             }
             Self::Federated(trust_domain) => write!(f, "federated    spiffe://{trust_domain}"),
             Self::Defederated(trust_domain) => write!(f, "defederated  spiffe://{trust_domain}"),

@@ -1,5 +1,7 @@
 //! The running issuer and its setters.
 
+mod jwt;
+
 use std::{
     fmt,
     sync::Arc,
@@ -56,7 +58,8 @@ impl DevIssuer {
         let mut endpoints = Vec::new();
         for endpoint in &config.listen {
             let (bound, endpoint, socket) = serve::bind(endpoint).await?;
-            let api = WorkloadApi { served: shared.served.subscribe(), traffic: shared.traffic.clone() };
+            let served = shared.served.subscribe();
+            let api = WorkloadApi { served, traffic: shared.traffic.clone(), shared: Arc::clone(&shared) };
             tasks.spawn(serve::accept(bound, api));
             tracing::warn!(
                 %endpoint,
@@ -247,11 +250,13 @@ impl DevIssuer {
         self.shared.served.send_modify(|served| served.mode = Mode::Hanging);
     }
 
-    /// Ends [`fail_with`](Self::fail_with), [`hang`](Self::hang) and [`send_raw`](Self::send_raw): calls that hang
+    /// Ends [`fail_with`](Self::fail_with), [`hang`](Self::hang), [`send_raw`](Self::send_raw) and
+    /// [`set_jwt_fault`](Self::set_jwt_fault): calls that hang
     /// are answered, and open streams hear what they missed.
     pub fn recover(&self) {
         let state = self.shared.state();
         self.shared.served.send_modify(|served| served.mode = Mode::Serving);
+        self.set_jwt_fault(None);
         self.shared.publish(&state, false);
     }
 

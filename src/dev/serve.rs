@@ -1,6 +1,7 @@
 //! Serves the Workload API on sockets: <https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE_Workload_API.md>.
 
 mod bind;
+mod jwt;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +18,10 @@ use tokio::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use super::{JwtFault, shared::Shared};
 use crate::workload_api_proto::{
-    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
 
@@ -38,6 +41,9 @@ pub(super) struct Served {
     pub(super) mode: Mode,
     pub(super) svids: Offer<X509svidResponse>,
     pub(super) bundles: Offer<X509BundlesResponse>,
+    pub(super) jwt_bundles: Offer<JwtBundlesResponse>,
+    /// What is wrong with the answers to `FetchJWTSVID`.
+    pub(super) jwt_fault: Option<JwtFault>,
 }
 
 /// How the issuer behaves.
@@ -71,6 +77,8 @@ pub struct Traffic {
     pub streams_open: u64,
     /// Messages handed to streams since the start.
     pub messages: u64,
+    /// `FetchJWTSVID` calls since the start, whatever became of them.
+    pub jwt_fetches: u64,
     /// Calls refused for want of the security header since the start.
     pub refused: u64,
 }
@@ -80,6 +88,7 @@ pub struct Traffic {
 pub(super) struct WorkloadApi {
     pub(super) served: watch::Receiver<Served>,
     pub(super) traffic: watch::Sender<Traffic>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// One call, and what it has said.
@@ -137,18 +146,21 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl WorkloadApi {
+    fn admit(&self, metadata: &tonic::metadata::MetadataMap) -> Result<(), Status> {
+        if metadata.get(SECURITY_HEADER).is_some_and(|value| value == "true") {
+            return Ok(());
+        }
+        self.traffic.send_modify(|traffic| traffic.refused += 1);
+        let why = "security header missing from request: send workload.spiffe.io: true";
+        Err(Status::new(Code::InvalidArgument, why))
+    }
+
     async fn open<M: Clone + Send + Sync + 'static>(
         &self,
         metadata: &tonic::metadata::MetadataMap,
         offer: fn(&Served) -> &Offer<M>,
     ) -> Result<Response<BoxStream<'static, Result<M, Status>>>, Status> {
-        if metadata.get(SECURITY_HEADER).is_none_or(|value| value != "true") {
-            self.traffic.send_modify(|traffic| traffic.refused += 1);
-            return Err(Status::new(
-                Code::InvalidArgument,
-                "security header missing from request: send workload.spiffe.io: true",
-            ));
-        }
+        self.admit(metadata)?;
         self.traffic.send_modify(|traffic| {
             traffic.streams += 1;
             traffic.streams_open += 1;
@@ -219,6 +231,28 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         self.open(request.metadata(), |served| &served.bundles).await
+    }
+
+    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        self.admit(request.metadata())?;
+        self.jwt_svids(request.get_ref()).await.map(Response::new)
+    }
+
+    type FetchJWTBundlesStream = BoxStream<'static, Result<JwtBundlesResponse, Status>>;
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        self.open(request.metadata(), |served| &served.jwt_bundles).await
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        self.admit(request.metadata())?;
+        self.validated(request.get_ref()).map(Response::new)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use crate::workload_api_proto::X509BundlesResponse;
+use crate::workload_api_proto::{JwtBundlesResponse, X509BundlesResponse};
 
 use super::{
     CaStep, DevError, Event, Traffic,
@@ -33,9 +33,10 @@ impl Shared {
     pub(super) fn new(state: State, bundles_need_identity: bool) -> Self {
         let svids = Offer::new(state.svid_response());
         let bundles = Offer::new(offered_bundles(&state, bundles_need_identity));
+        let jwt_bundles = Offer::new(offered_jwt_bundles(&state, bundles_need_identity));
         Self {
             bundles_need_identity,
-            served: watch::Sender::new(Served { mode: Mode::Serving, svids, bundles }),
+            served: watch::Sender::new(Served { mode: Mode::Serving, svids, bundles, jwt_bundles, jwt_fault: None }),
             traffic: watch::Sender::default(),
             ttl: watch::Sender::new(state.ttl()),
             events: broadcast::Sender::new(EVENTS),
@@ -75,6 +76,7 @@ impl Shared {
         self.served.send_modify(|served| {
             served.svids.update(state.svid_response(), repeated);
             served.bundles.update(offered_bundles(state, self.bundles_need_identity), repeated);
+            served.jwt_bundles.update(offered_jwt_bundles(state, self.bundles_need_identity), repeated);
         });
     }
 
@@ -86,6 +88,10 @@ impl Shared {
 
 fn offered_bundles(state: &State, need_identity: bool) -> Option<X509BundlesResponse> {
     (!need_identity || !state.svids().is_empty()).then(|| state.bundles_response())
+}
+
+fn offered_jwt_bundles(state: &State, need_identity: bool) -> Option<JwtBundlesResponse> {
+    (!need_identity || !state.svids().is_empty()).then(|| state.jwt_bundles_response())
 }
 
 #[cfg(test)]

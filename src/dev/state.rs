@@ -1,4 +1,6 @@
-//! What the issuer holds: its CAs, the leaves it gave out, and the messages that say so. Pure but for key generation.
+//! What the issuer holds: its CAs and JWT keys, the leaves it gave out, and the messages that say so. Pure but for key generation.
+
+mod jwt;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +14,7 @@ use crate::{
     workload_api_proto::{X509BundlesResponse, X509svid, X509svidResponse},
 };
 
-use super::{CaStep, Config, DevError, Event, Issued, Template, ca::Ca};
+use super::{CaStep, Config, DevError, Event, Issued, Template, ca::Ca, jwt::Jwt};
 
 /// Shorter lives would be a matter of luck: certificates count whole seconds.
 const MIN_TTL: Duration = Duration::from_secs(2);
@@ -26,6 +28,7 @@ pub(super) struct State {
     federated: BTreeMap<TrustDomain, Federated>,
     /// In the order of the messages; IDs and hints are unique.
     svids: Vec<Issued>,
+    jwt: Jwt,
 }
 
 /// A trust domain other than our own.
@@ -45,7 +48,10 @@ impl State {
             ca: Ca::new(config.trust_domain.clone(), config.intermediate, now)?,
             federated: BTreeMap::new(),
             svids: Vec::new(),
+            jwt: Jwt::new(config.jwt),
         };
+        checked_ttl(config.jwt.ttl)?;
+        state.jwt.add(config.trust_domain.clone())?;
         let mut events = Vec::new();
         for trust_domain in &config.federated {
             events.push(state.federate(trust_domain.clone(), now)?);
@@ -145,6 +151,7 @@ impl State {
     pub(super) fn federate(&mut self, trust_domain: TrustDomain, now: SystemTime) -> Result<Event, DevError> {
         self.refuse_own(&trust_domain)?;
         let ca = Ca::new(trust_domain.clone(), self.intermediate, now)?;
+        self.jwt.add(trust_domain.clone())?;
         self.federated.insert(trust_domain.clone(), Federated::Ca(Box::new(ca)));
         Ok(Event::Federated(trust_domain))
     }
@@ -152,13 +159,17 @@ impl State {
     pub(super) fn federate_with(&mut self, bundle: TrustBundle) -> Result<Event, DevError> {
         let trust_domain = bundle.trust_domain().clone();
         self.refuse_own(&trust_domain)?;
+        self.jwt.remove(&trust_domain);
         self.federated.insert(trust_domain.clone(), Federated::Bundle(bundle));
         Ok(Event::Federated(trust_domain))
     }
 
     pub(super) fn defederate(&mut self, trust_domain: &TrustDomain) -> Result<Event, DevError> {
         match self.federated.remove(trust_domain) {
-            Some(_) => Ok(Event::Defederated(trust_domain.clone())),
+            Some(_) => {
+                self.jwt.remove(trust_domain);
+                Ok(Event::Defederated(trust_domain.clone()))
+            }
             None => Err(DevError::UnknownTrustDomain(trust_domain.clone())),
         }
     }

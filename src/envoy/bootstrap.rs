@@ -1,5 +1,7 @@
 //! Whole bootstraps, and the fragments of one.
 
+mod fragment;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -50,7 +52,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A secret that could never be delivered.
-    #[error("{place} has an empty secret name: name the SVID and the validation context")]
+    #[error("{place} has an empty secret name: name the SVID, the validation context and the token")]
     SecretName {
         /// The listener or upstream.
         place: String,
@@ -175,30 +177,6 @@ impl Bootstrap {
         Ok(yaml::render(&self.to_value())?)
     }
 
-    /// The connection to this server alone: the cluster, and `ads_config` where the variant has one. For pasting into
-    /// a configuration that exists.
-    ///
-    /// # Errors
-    /// When Envoy would refuse it; see [`Error`].
-    pub fn cluster_fragment(sds: &Sds) -> Result<String, Error> {
-        check_socket(&sds.address)?;
-        let mut fragment = Map::new();
-        if let Some(ads) = sds.ads_config() {
-            fragment.insert("dynamic_resources".to_owned(), json!({ "ads_config": ads }));
-        }
-        fragment.insert("static_resources".to_owned(), json!({ "clusters": [sds.cluster()] }));
-        Ok(yaml::render(&Value::Object(fragment))?)
-    }
-
-    /// The references to secrets alone: the `common_tls_context` of a downstream or upstream TLS context.
-    ///
-    /// # Errors
-    /// When Envoy would refuse it; see [`Error`].
-    pub fn secrets_fragment(sds: &Sds, tls: &Tls) -> Result<String, Error> {
-        check_tls("the fragment", Some(tls))?;
-        Ok(yaml::render(&json!({ "common_tls_context": tls.common_context(sds) }))?)
-    }
-
     /// The content of [`listeners_from`](Self::listeners_from)'s file: a `DiscoveryResponse` with all the listeners
     /// there are to be now. The version is for people; Envoy applies whatever differs.
     ///
@@ -283,7 +261,11 @@ impl Bootstrap {
     fn check_listeners(&self, listeners: &[Listener]) -> Result<(), Error> {
         check_unique("listener", listeners.iter().map(|listener| listener.name.as_str()))?;
         for listener in listeners {
-            check_tls(&format!("listener {:?}", listener.name), listener.tls.as_ref())?;
+            let place = format!("listener {:?}", listener.name);
+            check_tls(&place, listener.tls.as_ref())?;
+            if listener.inject.as_ref().is_some_and(|inject| inject.secret.is_empty()) {
+                return Err(Error::SecretName { place });
+            }
             if !listener.jwt.is_empty() && self.bundles.is_none() {
                 return Err(Error::Bundles { listener: listener.name.clone() });
             }

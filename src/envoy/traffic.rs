@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Map, Value, json};
 
 use super::{
+    inject::Inject,
     jwt::{self, JwtVerifier},
     sds::{Address, Sds, endpoint},
 };
@@ -32,6 +33,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Plain text if absent.
     pub tls: Option<Tls>,
+    /// A token for each request, before the action.
+    pub inject: Option<Inject>,
     /// Whose JWT-SVIDs a request may carry, any one of them; empty asks for none.
     pub jwt: Vec<JwtVerifier>,
     /// What a request gets.
@@ -158,13 +161,20 @@ impl Action {
 impl Listener {
     /// A plain-text listener.
     pub fn new(name: impl Into<String>, address: SocketAddr, action: Action) -> Self {
-        Self { name: name.into(), address, tls: None, jwt: Vec::new(), action }
+        Self { name: name.into(), address, tls: None, jwt: Vec::new(), inject: None, action }
     }
 
     /// The same behind mTLS.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// The same with a token in each request.
+    #[must_use]
+    pub fn inject(mut self, inject: Inject) -> Self {
+        self.inject = Some(inject);
         self
     }
 
@@ -189,7 +199,9 @@ impl Listener {
             "name": "envoy.filters.http.router",
             "typed_config": typed("filters.http.router.v3.Router", json!({})),
         });
-        let filters: Vec<_> = jwt::filter(&self.jwt).into_iter().chain([router]).collect();
+        // The caller's token is verified before ours takes its place.
+        let injector = self.inject.iter().map(|inject| inject.filter(sds));
+        let filters: Vec<_> = jwt::filter(&self.jwt).into_iter().chain(injector).chain([router]).collect();
         let manager = json!({ "stat_prefix": self.name, "route_config": routes, "http_filters": filters });
         let mut chain = json!({});
         if let Some(tls) = &self.tls {
@@ -261,7 +273,7 @@ pub(super) fn typed(extension: &str, value: Value) -> Value {
 }
 
 /// Sets a field of an object; the callers' values are all objects.
-fn insert(object: &mut Value, key: &str, value: Value) {
+pub(super) fn insert(object: &mut Value, key: &str, value: Value) {
     if let Some(fields) = object.as_object_mut() {
         fields.insert(key.to_owned(), value);
     }

@@ -36,6 +36,8 @@ const NOTES: &[(&str, &str)] = &[
         "Whom we trust comes over SDS, whom we talk to stands here. Matchers of both places are ORed.",
     ),
     ("validation_context_sds_secret_config:", "Whom we trust: the bundles, each for its own trust domain only."),
+    ("overwrite:", "Otherwise a header that the client wrote itself would survive."),
+    ("header_value_prefix:", "Since Envoy 1.37. For an older one use the name jwt-bearer:..., which has it already."),
     ("max_requests_per_connection:", "A new connection, hence a new handshake, for each request."),
     ("- name: sds", "spiffe-sds. STATIC, so that it is there before anything that needs a secret."),
     ("connection_keepalive:", "Without PINGs Envoy never notices a server that hangs. gRPC needs HTTP/2 spelled out."),

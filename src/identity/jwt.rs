@@ -58,6 +58,17 @@ pub enum JwtSubject {
     Hint(Hint),
 }
 
+/// For messages: the SPIFFE ID, the hint in quotes, or "the default identity".
+impl fmt::Display for JwtSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("the default identity"),
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Hint(hint) => write!(f, "hint {:?}", hint.as_str()),
+        }
+    }
+}
+
 /// What a token is asked for: whose, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JwtRequest {

@@ -4,7 +4,7 @@ use envoy_types::pb::{
     envoy::{
         config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier},
         extensions::transport_sockets::tls::v3::{
-            CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+            CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
             spiffe_cert_validator_config::TrustDomain as ValidatorDomain,
         },
     },
@@ -15,9 +15,9 @@ use prost::{Message as _, Name as _};
 use thiserror::Error;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::Flavour;
+use super::{Flavour, TokenForm};
 use crate::{
-    identity::{Certificate, Svid, TrustBundle, TrustDomain},
+    identity::{Certificate, Svid, Token, TrustBundle, TrustDomain},
     xds::Version,
 };
 
@@ -63,10 +63,13 @@ impl Payload {
 /// `envoy-types` knows nothing of secrets, so the key is wiped here.
 impl Drop for Payload {
     fn drop(&mut self) {
-        if let secret::Type::TlsCertificate(certificate) = &mut self.kind
-            && let Some(DataSource { specifier: Some(Specifier::InlineBytes(key)), .. }) = &mut certificate.private_key
-        {
-            key.zeroize();
+        let secret = match &mut self.kind {
+            secret::Type::TlsCertificate(certificate) => &mut certificate.private_key,
+            secret::Type::GenericSecret(generic) => &mut generic.secret,
+            _ => return,
+        };
+        if let Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), .. }) = secret {
+            bytes.zeroize();
         }
     }
 }
@@ -83,6 +86,25 @@ pub(super) fn certificate(svid: &Svid) -> Result<Payload, EncodeError> {
         ..Default::default()
     };
     Ok(Payload { kind: secret::Type::TlsCertificate(kind), version })
+}
+
+/// A token as a `GenericSecret`; without one, an empty secret: Envoy acknowledges it and then answers 401, where a
+/// removal would leave the old token in use.
+///
+/// The digest of a token tells nothing of it: its signature alone is more than anybody could try out.
+pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Payload {
+    const BEARER: &[u8] = b"Bearer ";
+    let prefix = match form {
+        TokenForm::Bearer if token.is_some() => BEARER,
+        TokenForm::Bearer | TokenForm::Raw => b"",
+    };
+    let compact = token.map_or(&[][..], |token| token.compact().as_bytes());
+    let mut bytes = Vec::with_capacity(prefix.len() + compact.len());
+    bytes.extend_from_slice(prefix);
+    bytes.extend_from_slice(compact);
+    let version = Version::digest(["generic_secret".as_bytes(), prefix, compact]);
+    let kind = GenericSecret { secret: Some(inline(bytes)), ..Default::default() };
+    Payload { kind: secret::Type::GenericSecret(kind), version }
 }
 
 /// Trust bundles as a `CertificateValidationContext`.

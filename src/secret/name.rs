@@ -1,5 +1,9 @@
 //! What a resource name denotes.
 
+mod jwt;
+
+pub use jwt::{JwtName, TokenForm};
+
 use std::borrow::Cow;
 
 use crate::identity::{SpiffeId, TrustDomain};
@@ -34,6 +38,8 @@ pub enum SecretName {
     Bundle(TrustDomain),
     /// Every known trust domain.
     AllBundles,
+    /// A token.
+    Jwt(JwtName),
 }
 
 impl SecretName {
@@ -52,6 +58,9 @@ impl SecretName {
         if *name == *naming.all_bundles {
             return Some(Self::AllBundles);
         }
+        if let Some(jwt) = JwtName::parse(&name) {
+            return Some(Self::Jwt(jwt));
+        }
         // The parsers also read a bare "example.org" and fold upper case; a resource name is the full ID, byte for byte.
         let authority = name.strip_prefix("spiffe://")?;
         if authority.contains('/') {
@@ -61,6 +70,12 @@ impl SecretName {
         let td = TrustDomain::new(authority).ok().filter(|td| td.as_ref() == authority);
         td.map(Self::Bundle)
     }
+}
+
+/// Whether a name is in the space of token names, whatever it denotes there; a configured name must not be.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with("jwt:") || name.starts_with("jwt-bearer:") || name.starts_with("spiffe:")
 }
 
 /// The dot-free spelling of a name, if it differs: Envoy builds statistics from secret names and splits those at dots,

@@ -12,8 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    identity::{Availability, IdentitySnapshot},
-    secret::{self, Change, Flavour, SecretCatalog},
+    identity::{Availability, IdentitySnapshot, JwtSnapshot},
+    secret::{self, Change, Flavour, Part, SecretCatalog},
     xds::ResourceSet,
 };
 
@@ -65,6 +65,9 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
+    /// The same encoded, SPIFFE and plain, `None` before anything.
+    encoded: Option<[Part; 2]>,
+    tokens: Part,
     pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
 }
 
@@ -93,9 +96,12 @@ impl Publisher {
         let pending = || Feed::Live(Arc::new(ResourceSet::pending()));
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
+        let catalog = catalog.jwt_svids(config.jwt_svids.clone());
+        let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
         let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
         let (ask, asked) = mpsc::channel(1);
-        let publisher = Self { catalog, pace, spiffe, plain, published: None, pulse: (Pulse(ask), asked) };
+        let pulse = (Pulse(ask), asked);
+        let publisher = Self { catalog, pace, spiffe, plain, published: None, encoded: None, tokens, pulse };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
@@ -105,9 +111,17 @@ impl Publisher {
         self.pulse.0.clone()
     }
 
-    /// Follows `states` until `stop`, then tells every stream that the server is going away.
-    pub(super) async fn run(mut self, mut states: watch::Receiver<Availability>, stop: CancellationToken) {
+    /// Follows `states` and `tokens` until `stop`, then tells every stream that the server is going away.
+    pub(super) async fn run(
+        mut self,
+        mut states: watch::Receiver<Availability>,
+        mut tokens: watch::Receiver<Arc<JwtSnapshot>>,
+        stop: CancellationToken,
+    ) {
         states.mark_changed();
+        tokens.mark_changed();
+        // A server that was given no tokens has nothing to follow.
+        let mut following = true;
         let mut next = Next::Nothing;
         loop {
             let wake = match next {
@@ -124,6 +138,13 @@ impl Publisher {
                     continue;
                 }
                 changed = states.changed(), if !holding => if changed.is_err() { break },
+                // Tokens and certificates have nothing to do with each other: neither waits, or makes the other wait.
+                changed = tokens.changed(), if following => {
+                    following = changed.is_ok();
+                    let snapshot = tokens.borrow_and_update().clone();
+                    self.renew_tokens(&snapshot);
+                    continue;
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let state = states.borrow_and_update().clone();
@@ -139,7 +160,8 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
-                self.send(&Arc::new(self.catalog.nothing()), &Arc::new(self.catalog.nothing()));
+                self.encoded = Some([self.catalog.nothing(), self.catalog.nothing()]);
+                self.send();
                 return Next::Nothing;
             }
             Availability::Ready(target) => target,
@@ -169,13 +191,14 @@ impl Publisher {
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
-    fn render(&self, step: &IdentitySnapshot) -> bool {
+    fn render(&mut self, step: &IdentitySnapshot) -> bool {
         let now = SystemTime::now();
-        let spiffe = self.catalog.resources(step, Flavour::Spiffe, now);
-        let plain = self.catalog.resources(step, Flavour::Plain, now);
+        let spiffe = self.catalog.x509(step, Flavour::Spiffe, now);
+        let plain = self.catalog.x509(step, Flavour::Plain, now);
         match (spiffe, plain) {
             (Ok(spiffe), Ok(plain)) => {
-                self.send(&Arc::new(spiffe), &Arc::new(plain));
+                self.encoded = Some([spiffe, plain]);
+                self.send();
                 true
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -185,12 +208,22 @@ impl Publisher {
         }
     }
 
-    fn send(&self, spiffe: &Arc<ResourceSet>, plain: &Arc<ResourceSet>) {
-        for (feed, set) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
+    /// Takes up the newest tokens; certificates and contexts are not encoded again.
+    fn renew_tokens(&mut self, snapshot: &JwtSnapshot) {
+        self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
+        self.send();
+    }
+
+    /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
+    /// would withdraw what clients hold from before our start.
+    fn send(&self) {
+        let Some([spiffe, plain]) = &self.encoded else { return };
+        for (feed, part) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
+            let set = part.join(&self.tokens);
             feed.send_if_modified(|current| {
                 let same = matches!(current, Feed::Live(live) if live.state() == set.state());
                 if !same {
-                    *current = Feed::Live(Arc::clone(set));
+                    *current = Feed::Live(Arc::new(set));
                 }
                 !same
             });

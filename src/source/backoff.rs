@@ -34,6 +34,12 @@ impl Backoff {
         Self { config, ceiling: config.initial.min(config.max), rng }
     }
 
+    /// What it was made with.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
     /// The next delay, between half of the present ceiling and all of it.
     pub fn next_delay(&mut self) -> Duration {
         let delay = jittered(self.ceiling, &mut self.rng);

@@ -5,6 +5,7 @@
 //! The rules for each part are in `decode/svid.rs`, `decode/bundle.rs` and `decode/path.rs`.
 
 mod bundle;
+pub mod jwt;
 mod key;
 mod path;
 mod svid;

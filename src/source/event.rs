@@ -1,7 +1,10 @@
 //! What happens to identities, as typed events: a library user subscribes to them, `tracing` logs each under a stable
 //! name (its `event` field, one of [`RenewalEvent::NAMES`]).
 
+mod log;
+
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -9,7 +12,8 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::ErrorKind;
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{JwtRequest, SpiffeId, TrustDomain};
+use log::log;
 
 /// One outcome of the renewal engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +87,74 @@ pub enum RenewalEvent {
         /// The source's reason.
         reason: Arc<str>,
     },
+    /// A new JWT-SVID is in service.
+    JwtRenewed {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// For whom, as it was asked for.
+        audience: BTreeSet<String>,
+        /// The end of its life.
+        not_after: SystemTime,
+    },
+    /// A JWT-SVID could not be had, or was refused. The one in service stays there until its end.
+    JwtRenewalFailed {
+        /// What was asked for.
+        request: JwtRequest,
+        /// What the failure means.
+        kind: ErrorKind,
+        /// The failure with its causes.
+        error: Arc<str>,
+        /// Failures of this request in a row, this one included.
+        failures: u32,
+    },
+    /// Less than a quarter of a JWT-SVID's life is left and no renewal came.
+    JwtExpiring {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// For whom, as it was asked for.
+        audience: BTreeSet<String>,
+        /// The end of its life.
+        not_after: SystemTime,
+    },
+    /// A JWT-SVID's life is over and no renewal came: clients have an empty one now.
+    JwtExpired {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// For whom, as it was asked for.
+        audience: BTreeSet<String>,
+        /// The end of its life.
+        not_after: SystemTime,
+    },
+    /// The source says that this JWT-SVID is not granted any more, and the grace time is over: clients have an empty one.
+    JwtWithdrawn {
+        /// What was asked for.
+        request: JwtRequest,
+        /// The source's reason.
+        reason: Arc<str>,
+    },
+    /// Other keys than before verify a trust domain's JWT-SVIDs.
+    JwtKeysChanged {
+        /// Which domain.
+        trust_domain: TrustDomain,
+        /// Keys that are new.
+        added: usize,
+        /// Keys that are gone.
+        removed: usize,
+    },
+    /// The JWT keys could not be had, or were refused. Those that are known stay.
+    JwtKeysFailed {
+        /// What the failure means.
+        kind: ErrorKind,
+        /// The failure with its causes.
+        error: Arc<str>,
+        /// Failures in a row, this one included.
+        failures: u32,
+    },
 }
 
 impl RenewalEvent {
     /// Every name that [`RenewalEvent::name`] returns, and so every value of the log field `event`.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 17] = [
         "source_up",
         "source_down",
         "svid_renewed",
@@ -98,6 +165,13 @@ impl RenewalEvent {
         "trust_changed",
         "identity_denied",
         "identity_withdrawn",
+        "jwt_renewed",
+        "jwt_renewal_failed",
+        "jwt_expiring",
+        "jwt_expired",
+        "jwt_withdrawn",
+        "jwt_keys_changed",
+        "jwt_keys_failed",
     ];
 
     /// The stable name, for logs and metrics.
@@ -114,6 +188,13 @@ impl RenewalEvent {
             Self::TrustChanged { .. } => "trust_changed",
             Self::Denied { .. } => "identity_denied",
             Self::Withdrawn { .. } => "identity_withdrawn",
+            Self::JwtRenewed { .. } => "jwt_renewed",
+            Self::JwtRenewalFailed { .. } => "jwt_renewal_failed",
+            Self::JwtExpiring { .. } => "jwt_expiring",
+            Self::JwtExpired { .. } => "jwt_expired",
+            Self::JwtWithdrawn { .. } => "jwt_withdrawn",
+            Self::JwtKeysChanged { .. } => "jwt_keys_changed",
+            Self::JwtKeysFailed { .. } => "jwt_keys_failed",
         }
     }
 }
@@ -134,6 +215,11 @@ impl Reporter {
         Self { events: broadcast::Sender::new(capacity), last_failure: None, repeats: 0 }
     }
 
+    /// A second one, for those who follow the first.
+    pub(super) fn beside(&self) -> Self {
+        Self { events: self.events.clone(), last_failure: None, repeats: 0 }
+    }
+
     pub(super) fn subscribe(&self) -> broadcast::Receiver<RenewalEvent> {
         self.events.subscribe()
     }
@@ -148,6 +234,11 @@ impl Reporter {
     fn is_loud(&mut self, event: &RenewalEvent) -> bool {
         let error = match event {
             RenewalEvent::SourceDown { kind: ErrorKind::Misconfigured, .. } => return true,
+            // Many requests fail for one reason, so each counts for itself.
+            RenewalEvent::JwtRenewalFailed { kind, failures, .. }
+            | RenewalEvent::JwtKeysFailed { kind, failures, .. } => {
+                return *kind == ErrorKind::Misconfigured || *failures <= LOUD_REPEATS;
+            }
             RenewalEvent::SourceDown { error, .. } | RenewalEvent::RenewalFailed { error, .. } => error,
             RenewalEvent::SourceUp => {
                 self.last_failure = None;
@@ -163,58 +254,6 @@ impl Reporter {
         }
         self.repeats <= LOUD_REPEATS
     }
-}
-
-fn log(event: &RenewalEvent, loud: bool) {
-    let name = event.name();
-    match event {
-        RenewalEvent::SourceUp => tracing::info!(event = name, "identity source is up"),
-        RenewalEvent::SourceDown { kind, error, failures } => {
-            let kind = kind.as_str();
-            match (loud, kind) {
-                (false, _) => tracing::debug!(event = name, kind, %error, failures, "identity source is down"),
-                (_, "misconfigured") => {
-                    tracing::error!(event = name, kind, %error, failures, "identity source is down");
-                }
-                _ => tracing::warn!(event = name, kind, %error, failures, "identity source is down"),
-            }
-        }
-        RenewalEvent::Renewed { spiffe_id, serial, not_after } => {
-            let not_after = rfc3339(*not_after);
-            tracing::info!(event = name, %spiffe_id, %serial, %not_after, "svid renewed");
-        }
-        RenewalEvent::Unchanged => tracing::debug!(event = name, "identity source repeated the same state"),
-        RenewalEvent::RenewalFailed { error, failures } if loud => {
-            tracing::error!(event = name, %error, failures, "update refused, last good state kept");
-        }
-        RenewalEvent::RenewalFailed { error, failures } => {
-            tracing::debug!(event = name, %error, failures, "update refused, last good state kept");
-        }
-        RenewalEvent::Expiring { spiffe_id, serial, not_after } => {
-            let not_after = rfc3339(*not_after);
-            tracing::warn!(event = name, %spiffe_id, %serial, %not_after, "svid expires soon and is not renewed");
-        }
-        RenewalEvent::Expired { spiffe_id, serial, not_after } => {
-            let not_after = rfc3339(*not_after);
-            tracing::error!(event = name, %spiffe_id, %serial, %not_after, "svid expired");
-        }
-        RenewalEvent::TrustChanged { trust_domain, added, removed } => {
-            tracing::info!(event = name, %trust_domain, added, removed, "trust bundle changed");
-        }
-        RenewalEvent::Denied { reason, grace } => {
-            let grace_s = grace.map(|grace| grace.as_secs_f64());
-            tracing::warn!(event = name, %reason, grace_s, "no identity issued to this workload");
-        }
-        RenewalEvent::Withdrawn { reason } => {
-            tracing::error!(event = name, %reason, "identity withdrawn after the grace time");
-        }
-    }
-}
-
-/// `format_rfc3339` refuses what lies before 1970 or after 9999; other sources than the Workload API may say that.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().min(253_402_300_799);
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 #[cfg(test)]
@@ -240,11 +279,5 @@ mod tests {
         let mut reporter = Reporter::new(1);
         let event = RenewalEvent::SourceDown { kind: ErrorKind::Misconfigured, error: "a".into(), failures: 1 };
         assert!((0..9).all(|_| reporter.is_loud(&event)));
-    }
-
-    #[test]
-    fn odd_times_can_be_shown() {
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59Z");
     }
 }

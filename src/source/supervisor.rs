@@ -52,11 +52,11 @@ impl Default for Config {
 }
 
 /// How often a source that used to work and now refuses the request itself is asked again.
-const MISCONFIGURED_RETRY: Duration = Duration::from_secs(60);
+pub(super) const MISCONFIGURED_RETRY: Duration = Duration::from_secs(60);
 /// Timers run on the steady clock; looking up this often notices a wall clock that was set, or a suspended machine.
-const LONGEST_NAP: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_NAP: Duration = Duration::from_secs(300);
 /// A subscriber that lags by more events than this misses the oldest.
-const EVENTS_KEPT: usize = 256;
+pub(super) const EVENTS_KEPT: usize = 256;
 
 /// How the source does, for status pages and checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,6 +134,10 @@ impl Supervisor {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<SourceStatus> {
         self.status.subscribe()
+    }
+
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
     }
 
     /// Runs until `shutdown`.

@@ -4,6 +4,7 @@
 //! limits, deadlines and keepalives are ours to set.
 
 mod channel;
+mod jwt;
 mod session;
 
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! A snapshot for people (tables) and scripts (JSON). Pure: the time is a parameter.
 
+mod jwt;
+
+pub(super) use jwt::Asked;
+
 use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Style};
@@ -8,7 +12,7 @@ use serde::Serialize;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
-    identity::{Certificate, IdentitySnapshot, Svid, TrustBundle},
+    identity::{Certificate, IdentitySnapshot, JwtBundle, Svid, TrustBundle},
     secret::Naming,
 };
 
@@ -24,6 +28,9 @@ pub(super) struct Report {
     bundles: Vec<BundleRow>,
     /// Certificate revocation lists.
     crls: usize,
+    /// Absent where no token is configured.
+    #[serde(flatten)]
+    tokens: Option<jwt::Tokens>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,7 +129,19 @@ impl Report {
             svids: snapshot.svids.iter().enumerate().map(svid).collect(),
             bundles: snapshot.bundles.values().map(bundle).collect(),
             crls: snapshot.crls.len(),
+            tokens: None,
         }
+    }
+
+    /// The same with what came of asking for tokens, and the keys.
+    pub(super) fn tokens<'a>(
+        mut self,
+        asked: &[Asked],
+        keys: impl Iterator<Item = &'a JwtBundle>,
+        now: SystemTime,
+    ) -> Self {
+        self.tokens = Some(jwt::Tokens::new(asked, keys, now));
+        self
     }
 
     /// Whether Envoy could work with this: something to verify with, and nothing that is no longer or not yet valid.
@@ -130,6 +149,7 @@ impl Report {
     pub(super) fn is_good(&self) -> bool {
         let usable = |state| matches!(state, State::Valid | State::Expiring);
         !self.bundles.is_empty()
+            && self.tokens.as_ref().is_none_or(jwt::Tokens::is_good)
             && self.svids.iter().all(|svid| usable(svid.state))
             && self.bundles.iter().all(|bundle| usable(bundle.state))
     }
@@ -172,6 +192,10 @@ impl Report {
         text.push_str(&table("Trust bundles", &bundle_header, bundles.collect()));
         if self.crls > 0 {
             text.push_str(&format!("\n{TITLE}Revocation lists{TITLE:#}\n{}\n", self.crls));
+        }
+        if let Some(tokens) = &self.tokens {
+            text.push('\n');
+            text.push_str(&tokens.tables());
         }
         text
     }

@@ -34,7 +34,7 @@ impl Row {
     pub(super) fn line(&self, load: &LoadReport) -> String {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let time = now.get(11..19).unwrap_or(&now);
-        let style = if self.what == "rotated" { ROTATED } else { TRUST };
+        let style = if matches!(self.what, "rotated" | "new token") { ROTATED } else { TRUST };
         let latency = self.latency.map_or_else(String::new, |latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3));
         let ok = load.requests.saturating_sub(load.failures);
         let failed = failed(load);
@@ -53,11 +53,11 @@ pub(super) fn header(envoy: &str, ids: &Ids) -> String {
     let (frontend, backend) = (&ids.frontend, &ids.backend);
     format!(
         "\n{TITLE}Two Envoys {envoy} in mTLS, every request on a connection of its own{TITLE:#}\n\n  \
-         load --> frontend ({frontend}) ==mTLS==> backend ({backend})\n              \
-         ^ delta                                        ^ SotW\n              \
-         '------------------ spiffe-sds ----------------'<-- Workload API: development issuer, not for production\n\n\
+         load --> frontend ({frontend}) ==mTLS + JWT==> backend ({backend})\n              \
+         ^ delta                                              ^ SotW\n              \
+         '--------------------- spiffe-sds -------------------'<-- Workload API: development issuer, not for production\n\n\
          Ctrl-C ends it. PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a rotation is\n\
-         listed once Envoy's own admin interface shows the new serial in use.\n\n\
+         listed once Envoy's own admin interface shows the new serial in use. A JWT-SVID goes with each request.\n\n\
          {TITLE}{:<8}  {:<11}  {:<32}  {:<8}  {:<9}  {:>9}  {:>9}  FAILED{TITLE:#}\n",
         "UTC", "WHAT", "WHO", "SERIAL", "ENVOY", "PUSH-ACK", "OK"
     )

@@ -311,3 +311,42 @@ fn a_file_that_is_not_there() {
         "cannot read the configuration file /no/such/file.yaml; name an existing one with --config or SPIFFE_SDS_CONFIG"
     );
 }
+
+#[test]
+fn every_wrong_token_is_named() {
+    let yaml = format!(
+        r#"{ENDPOINT}
+secrets: {{default_bundle_name: "jwt:x"}}
+jwt:
+  svids:
+    - audience: [payments]
+    - {{}}
+    - audience: []
+    - audience: [a, a]
+    - audience: [a, ""]
+    - audience: [a, 5]
+    - audience: [payments]
+    - {{audience: [a], id: web}}
+    - {{audience: [a], id: "spiffe://example.org"}}
+    - {{audience: [a], id: "spiffe://example.org/web", hint: internal}}
+    - {{audience: [a], hint: ""}}
+"#
+    );
+    let text = load(&yaml).unwrap_err().to_string();
+    for part in [
+        "secrets.default_bundle_name: \"jwt:x\" looks like the name of a token",
+        "jwt.svids[1]: has no `audience`",
+        "jwt.svids[2]: has no `audience`",
+        "jwt.svids[3].audience[1]: is written twice",
+        "jwt.svids[4].audience[1]: is empty",
+        "jwt.svids[5].audience[1]: 5 is a number, not text",
+        "jwt.svids[6]: asks for the same token as an earlier item",
+        "jwt.svids[7].id: \"web\" is no SPIFFE ID",
+        "jwt.svids[8].id: \"spiffe://example.org\" names a trust domain, no workload",
+        "jwt.svids[9]: has both `id` and `hint`",
+        "jwt.svids[10].hint: is empty",
+        "has 11 problems",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}

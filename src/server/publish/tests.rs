@@ -1,3 +1,5 @@
+mod tokens;
+
 use super::*;
 use crate::{
     secret::fixture,
@@ -24,7 +26,7 @@ async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec
     let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
     let (states, receiver) = watch::channel(Availability::Pending);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(publisher.run(receiver, stop.clone()));
+    let task = tokio::spawn(publisher.run(receiver, watch::Sender::default().subscribe(), stop.clone()));
     let mut feed = feeds.of(Flavour::Spiffe);
     let seen = tokio::spawn(async move {
         let begun = Instant::now();

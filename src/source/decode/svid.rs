@@ -24,7 +24,7 @@ pub const NOT_BEFORE_TOLERANCE: Duration = Duration::from_secs(60);
 
 const RSA_BITS: usize = 2048;
 /// The last second of the year 9999, the end of what X.509 can say.
-const LAST_SECOND: u64 = 253_402_300_799;
+pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Which rule an X.509-SVID breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -227,6 +227,6 @@ fn system_time(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn at(time: SystemTime) -> impl std::fmt::Display {
+pub(super) fn at(time: SystemTime) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(time)
 }

@@ -21,7 +21,7 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// A peer's words in our logs are bounded.
 const REASON_CHARACTERS: usize = 256;
 
-type Client = SpiffeWorkloadApiClient<Channel>;
+pub(super) type Client = SpiffeWorkloadApiClient<Channel>;
 type Step = Result<Option<(IdentitySnapshot, State)>, SourceError>;
 
 enum State {
@@ -141,17 +141,17 @@ impl WorkloadApi {
         Ok(Some((snapshot, State::Bundles { stream, recheck, denial })))
     }
 
-    async fn within_first_message<T>(&self, call: impl Future<Output = T>) -> Result<T, SourceError> {
+    pub(super) async fn within_first_message<T>(&self, call: impl Future<Output = T>) -> Result<T, SourceError> {
         let after = self.deadlines.first_message;
         timeout(after, call).await.map_err(|_| SourceError::Silent { endpoint: self.config.endpoint.clone(), after })
     }
 
-    fn status(&self, status: &Status) -> SourceError {
+    pub(super) fn status(&self, status: &Status) -> SourceError {
         SourceError::Status { endpoint: self.config.endpoint.clone(), code: status.code(), reason: reason(status) }
     }
 }
 
-fn request<T>(message: T) -> Request<T> {
+pub(super) fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
     request

@@ -1,0 +1,43 @@
+//! Parts to paste into a configuration that exists.
+
+use serde_json::{Map, Value, json};
+
+use super::{Bootstrap, Error, check_socket, check_tls};
+use crate::envoy::{Inject, Sds, Tls, yaml};
+
+impl Bootstrap {
+    /// The connection to this server alone: the cluster, and `ads_config` where the variant has one. For pasting into
+    /// a configuration that exists.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn cluster_fragment(sds: &Sds) -> Result<String, Error> {
+        check_socket(&sds.address)?;
+        let mut fragment = Map::new();
+        if let Some(ads) = sds.ads_config() {
+            fragment.insert("dynamic_resources".to_owned(), json!({ "ads_config": ads }));
+        }
+        fragment.insert("static_resources".to_owned(), json!({ "clusters": [sds.cluster()] }));
+        Ok(yaml::render(&Value::Object(fragment))?)
+    }
+
+    /// The references to secrets alone: the `common_tls_context` of a downstream or upstream TLS context.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn secrets_fragment(sds: &Sds, tls: &Tls) -> Result<String, Error> {
+        check_tls("the fragment", Some(tls))?;
+        Ok(yaml::render(&json!({ "common_tls_context": tls.common_context(sds) }))?)
+    }
+
+    /// The injection of a token alone: one entry for the `http_filters` of a connection manager, before the router.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn token_fragment(sds: &Sds, inject: &Inject) -> Result<String, Error> {
+        if inject.secret.is_empty() {
+            return Err(Error::SecretName { place: "the fragment".to_owned() });
+        }
+        Ok(yaml::render(&json!({ "http_filters": [inject.filter(sds)] }))?)
+    }
+}

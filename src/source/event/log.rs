@@ -1,0 +1,114 @@
+//! How each event is logged: a constant message, the stable name in the field `event`, and what the event carries.
+
+use std::time::{Duration, SystemTime};
+
+use super::RenewalEvent;
+
+pub(super) fn log(event: &RenewalEvent, loud: bool) {
+    let name = event.name();
+    match event {
+        RenewalEvent::SourceUp => tracing::info!(event = name, "identity source is up"),
+        RenewalEvent::SourceDown { kind, error, failures } => {
+            let kind = kind.as_str();
+            match (loud, kind) {
+                (false, _) => tracing::debug!(event = name, kind, %error, failures, "identity source is down"),
+                (_, "misconfigured") => {
+                    tracing::error!(event = name, kind, %error, failures, "identity source is down");
+                }
+                _ => tracing::warn!(event = name, kind, %error, failures, "identity source is down"),
+            }
+        }
+        RenewalEvent::Renewed { spiffe_id, serial, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::info!(event = name, %spiffe_id, %serial, %not_after, "svid renewed");
+        }
+        RenewalEvent::Unchanged => tracing::debug!(event = name, "identity source repeated the same state"),
+        RenewalEvent::RenewalFailed { error, failures } if loud => {
+            tracing::error!(event = name, %error, failures, "update refused, last good state kept");
+        }
+        RenewalEvent::RenewalFailed { error, failures } => {
+            tracing::debug!(event = name, %error, failures, "update refused, last good state kept");
+        }
+        RenewalEvent::Expiring { spiffe_id, serial, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::warn!(event = name, %spiffe_id, %serial, %not_after, "svid expires soon and is not renewed");
+        }
+        RenewalEvent::Expired { spiffe_id, serial, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::error!(event = name, %spiffe_id, %serial, %not_after, "svid expired");
+        }
+        RenewalEvent::TrustChanged { trust_domain, added, removed } => {
+            tracing::info!(event = name, %trust_domain, added, removed, "trust bundle changed");
+        }
+        RenewalEvent::Denied { reason, grace } => {
+            let grace_s = grace.map(|grace| grace.as_secs_f64());
+            tracing::warn!(event = name, %reason, grace_s, "no identity issued to this workload");
+        }
+        RenewalEvent::Withdrawn { reason } => {
+            tracing::error!(event = name, %reason, "identity withdrawn after the grace time");
+        }
+        _ => log_jwt(event, name, loud),
+    }
+}
+
+fn log_jwt(event: &RenewalEvent, name: &str, loud: bool) {
+    match event {
+        RenewalEvent::JwtRenewed { spiffe_id, audience, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::info!(event = name, %spiffe_id, ?audience, %not_after, "jwt svid renewed");
+        }
+        RenewalEvent::JwtRenewalFailed { request, kind, error, failures } => {
+            let (subject, audience, kind) = (&request.subject, &request.audience, kind.as_str());
+            match (loud, kind) {
+                (false, _) => {
+                    tracing::debug!(event = name, %subject, ?audience, kind, %error, failures, "jwt svid not renewed");
+                }
+                (_, "misconfigured") => {
+                    tracing::error!(event = name, %subject, ?audience, kind, %error, failures, "jwt svid not renewed");
+                }
+                _ => tracing::warn!(event = name, %subject, ?audience, kind, %error, failures, "jwt svid not renewed"),
+            }
+        }
+        RenewalEvent::JwtExpiring { spiffe_id, audience, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::warn!(event = name, %spiffe_id, ?audience, %not_after, "jwt svid expires soon and is not renewed");
+        }
+        RenewalEvent::JwtExpired { spiffe_id, audience, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::error!(event = name, %spiffe_id, ?audience, %not_after, "jwt svid expired, clients get an empty one");
+        }
+        RenewalEvent::JwtWithdrawn { request, reason } => {
+            let (subject, audience) = (&request.subject, &request.audience);
+            tracing::error!(event = name, %subject, ?audience, %reason, "jwt svid withdrawn after the grace time");
+        }
+        RenewalEvent::JwtKeysChanged { trust_domain, added, removed } => {
+            tracing::info!(event = name, %trust_domain, added, removed, "jwt keys changed");
+        }
+        RenewalEvent::JwtKeysFailed { kind, error, failures } => {
+            let kind = kind.as_str();
+            match (loud, kind) {
+                (false, _) => tracing::debug!(event = name, kind, %error, failures, "jwt keys not received"),
+                (_, "misconfigured") => tracing::error!(event = name, kind, %error, failures, "jwt keys not received"),
+                _ => tracing::warn!(event = name, kind, %error, failures, "jwt keys not received"),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `format_rfc3339` refuses what lies before 1970 or after 9999; other sources than the Workload API may say that.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().min(253_402_300_799);
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_times_can_be_shown() {
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "9999-12-31T23:59:59Z");
+    }
+}

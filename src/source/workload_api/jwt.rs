@@ -1,0 +1,90 @@
+//! JWT-SVIDs and JWT bundles of the Workload API.
+
+use std::time::SystemTime;
+
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use tonic::Streaming;
+
+use super::{WorkloadApi, channel, session::Client, session::request};
+use crate::{
+    identity::{JwtRequest, JwtSubject, JwtSvid, Workload},
+    source::{
+        JwtSource, SourceError,
+        decode::jwt::{self, JwtBundles},
+    },
+    workload_api_proto::{JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest},
+};
+
+impl JwtSource for WorkloadApi {
+    fn fetch(
+        &self,
+        workload: &Workload,
+        request: &JwtRequest,
+        keys: &JwtBundles,
+    ) -> BoxFuture<'static, Result<JwtSvid, SourceError>> {
+        let (api, wanted, keys) = (self.clone(), request.clone(), keys.clone());
+        match workload {
+            Workload::Own => async move { api.fetch_jwt(&wanted, &keys).await }.boxed(),
+        }
+    }
+
+    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
+        let api = self.clone();
+        match workload {
+            Workload::Own => stream::try_unfold(None, move |open| {
+                let api = api.clone();
+                async move { api.next_keys(open).await.map(|(keys, open)| Some((keys, Some(open)))) }
+            })
+            .boxed(),
+        }
+    }
+}
+
+impl WorkloadApi {
+    async fn fetch_jwt(&self, wanted: &JwtRequest, keys: &JwtBundles) -> Result<JwtSvid, SourceError> {
+        let spiffe_id = match &wanted.subject {
+            JwtSubject::Id(id) => id.to_string(),
+            JwtSubject::Default | JwtSubject::Hint(_) => String::new(),
+        };
+        let message = JwtsvidRequest { audience: wanted.audience.iter().cloned().collect(), spiffe_id };
+        let mut client = self.jwt_client().await?;
+        let answer = self.within_first_message(client.fetch_jwtsvid(request(message))).await?;
+        let mut answer = answer.map_err(|status| self.status(&status))?.into_inner();
+        Ok(jwt::svid(&mut answer, wanted, keys, &self.limits, SystemTime::now())?)
+    }
+
+    /// The next state of the keys, from a stream that is opened for the first one.
+    async fn next_keys(
+        &self,
+        open: Option<Streaming<JwtBundlesResponse>>,
+    ) -> Result<(JwtBundles, Streaming<JwtBundlesResponse>), SourceError> {
+        let (stream, message) = match open {
+            Some(mut stream) => {
+                let message = stream.message().await;
+                (stream, message)
+            }
+            None => {
+                let mut client = self.jwt_client().await?;
+                let call = async {
+                    let mut stream = client.fetch_jwt_bundles(request(JwtBundlesRequest {})).await?.into_inner();
+                    let message = stream.message().await;
+                    Ok((stream, message))
+                };
+                self.within_first_message(call).await?.map_err(|status: tonic::Status| self.status(&status))?
+            }
+        };
+        let message = message.map_err(|status| self.status(&status))?.ok_or(SourceError::Closed)?;
+        let keys = jwt::bundles(&message, &self.limits)?;
+        Ok((keys, stream))
+    }
+
+    /// A connection for one call: a token is fetched every few minutes, and one that was kept may have died unnoticed.
+    async fn jwt_client(&self) -> Result<Client, SourceError> {
+        let channel = channel::connect(&self.config.endpoint, self.deadlines.connect).await?;
+        Ok(Client::new(channel).max_decoding_message_size(self.limits.message_bytes))
+    }
+}

@@ -1,0 +1,216 @@
+//! Tokens from a real Workload API to a real SDS client, over real sockets.
+#![cfg(feature = "dev-issuer")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "jwt/fixture.rs"]
+mod fixture;
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fixture::{Client, ID, World};
+use spiffe_sds::{
+    dev::{CaStep, JwtConfig, JwtFault},
+    identity::{JwtState, TrustDomain},
+    source::{ErrorKind, RenewalEvent},
+};
+use tonic::Status;
+
+const TWO_SECONDS: JwtConfig = JwtConfig { ttl: Duration::from_secs(2), cached_percent: 50 };
+
+#[tokio::test]
+async fn a_token_arrives_in_both_forms_and_spellings() {
+    let world = World::start("payments,https://api.example.com", |_| {}).await;
+    let mut client = Client::connect(&world).await;
+    let dot_free = "jwt:https://api%2Eexample%2Ecom";
+    client.subscribe(&["jwt:payments", "jwt-bearer:payments", dot_free]).await;
+    let raw = client.token("jwt:payments").await;
+    let claims = world.issuer.verify_jwt(&raw).expect("signed by the issuer");
+    assert_eq!((&claims["sub"], &claims["aud"][0]), (&ID.into(), &"payments".into()));
+    assert_eq!(client.token("jwt-bearer:payments").await, format!("Bearer {raw}"));
+    let other = world.issuer.verify_jwt(&client.token(dot_free).await).unwrap();
+    assert_eq!(other["aud"][0], "https://api.example.com");
+    assert_eq!(world.issuer.traffic().borrow().jwt_fetches, 2, "one fetch a token, not one a name");
+}
+
+#[tokio::test]
+async fn the_subject_is_in_the_name() {
+    let yaml = format!("[{{audience: [a, b], id: '{ID}'}}, {{audience: [a], hint: internal}}]");
+    let world = World::start(&yaml, |_| {}).await;
+    let mut client = Client::connect(&world).await;
+    let by_id = format!("jwt:a,b;id={ID}");
+    client.subscribe(&[&by_id, "jwt:a;hint=internal"]).await;
+    let subject = |token: &str| world.issuer.verify_jwt(token).unwrap()["sub"].as_str().unwrap().to_owned();
+    assert_eq!(subject(&client.token(&by_id).await), ID);
+    assert_eq!(subject(&client.token("jwt:a;hint=internal").await), "spiffe://example.org/api");
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_configured_is_impossible_and_never_fetched() {
+    let world = World::start("payments", |_| {}).await;
+    let mut client = Client::connect(&world).await;
+    for name in ["jwt:billing", "jwt:payments,billing", "jwt:payments;hint=internal", "jwt:p%61yments", "jwt:"] {
+        client.subscribe(&[name]).await;
+        client.expect_removed(name).await;
+    }
+    client.subscribe(&["jwt:payments"]).await;
+    client.token("jwt:payments").await;
+    assert_eq!(world.issuer.traffic().borrow().jwt_fetches, 1);
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_before_their_end() {
+    let world = World::start("payments", |issuer| issuer.jwt = TWO_SECONDS).await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments"]).await;
+    let mut tokens = vec![client.token("jwt:payments").await];
+    while tokens.len() < 4 {
+        let next = client.token("jwt:payments").await;
+        let exp = world.issuer.verify_jwt(tokens.last().unwrap()).unwrap()["exp"].as_u64().unwrap();
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(exp);
+        assert!(SystemTime::now() < end, "the successor came too late");
+        tokens.push(next);
+    }
+    assert!(world.issuer.traffic().borrow().jwt_fetches < 12, "asked in a spin");
+}
+
+#[tokio::test]
+async fn a_token_that_ends_is_emptied_and_comes_back() {
+    let world = World::start("payments", |issuer| issuer.jwt = TWO_SECONDS).await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt-bearer:payments"]).await;
+    client.token("jwt-bearer:payments").await;
+    let mut renewals = world.renewals();
+    world.issuer.set_jwt_fault(Some(JwtFault::Unavailable));
+    while !client.next("jwt-bearer:payments").await.is_empty() {}
+    let mut seen = Vec::new();
+    while !matches!(seen.last(), Some(RenewalEvent::JwtExpired { .. })) {
+        seen.push(renewals.recv().await.unwrap());
+    }
+    assert!(
+        seen.iter().any(|event| matches!(event, RenewalEvent::JwtRenewalFailed { kind: ErrorKind::Transient, .. }))
+    );
+    assert!(seen.iter().any(|event| matches!(event, RenewalEvent::JwtExpiring { .. })), "{seen:?}");
+    world.issuer.set_jwt_fault(None);
+    assert!(client.token("jwt-bearer:payments").await.starts_with("Bearer "));
+}
+
+#[tokio::test]
+async fn one_that_never_came_is_waited_for() {
+    let world = World::prepare("payments", |_| {}).await;
+    world.issuer.set_jwt_fault(Some(JwtFault::Hang));
+    let world = world.run().await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments", "default"]).await;
+    client.next("default").await;
+    client.subscribe(&["jwt:billing"]).await;
+    client.expect_removed("jwt:billing").await;
+    world.issuer.set_jwt_fault(None);
+    client.token("jwt:payments").await;
+}
+
+#[tokio::test]
+async fn a_denied_token_is_emptied_after_the_grace_time() {
+    let world = World::start("payments", |_| {}).await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments"]).await;
+    client.token("jwt:payments").await;
+    let mut renewals = world.renewals();
+    world.issuer.set_jwt_fault(Some(JwtFault::Deny));
+    // The token has minutes to live: a new key makes it due at once.
+    for step in [CaStep::Prepare, CaStep::Activate, CaStep::Retire] {
+        world.issuer.jwt_key_step(&TrustDomain::new("example.org").unwrap(), step).unwrap();
+    }
+    assert_eq!(client.next("jwt:payments").await, "");
+    while !matches!(renewals.recv().await.unwrap(), RenewalEvent::JwtWithdrawn { .. }) {}
+    world.issuer.set_jwt_fault(None);
+    client.token("jwt:payments").await;
+}
+
+#[tokio::test]
+async fn bad_tokens_never_reach_a_client() {
+    let world = World::start("payments", |_| {}).await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments"]).await;
+    let good = client.token("jwt:payments").await;
+    for (fault, why) in [
+        (JwtFault::WrongAudience, "not for the audience"),
+        (JwtFault::WrongSubject, "its subject is"),
+        (JwtFault::NoExpiry, "never expires"),
+        (JwtFault::Expired, "it expired"),
+        (JwtFault::AlgNone, "its algorithm is \"none\""),
+        (JwtFault::Forged, "its signature is wrong"),
+        (JwtFault::LineBreak, "neither base64url nor a dot"),
+        (JwtFault::Oversized(20_000), "more than the 16384 allowed"),
+    ] {
+        let mut renewals = world.renewals();
+        world.issuer.set_jwt_fault(Some(fault.clone()));
+        world.roll_jwt_keys();
+        let error = loop {
+            if let RenewalEvent::JwtRenewalFailed { error, .. } = renewals.recv().await.unwrap() {
+                break error;
+            }
+        };
+        assert!(error.contains(why), "{fault:?}: {error}");
+        assert!(!good.split('.').any(|part| error.contains(part)), "{error}");
+        world.issuer.set_jwt_fault(None);
+        let next = client.token("jwt:payments").await;
+        assert!(world.issuer.verify_jwt(&next).is_some(), "{fault:?} reached the client");
+    }
+}
+
+#[tokio::test]
+async fn keys_follow_the_issuer_and_a_bad_set_changes_nothing() {
+    let world = World::start("payments", |_| {}).await;
+    let mut tokens = world.tokens();
+    let td = TrustDomain::new("example.org").unwrap();
+    let keys = |snapshot: &spiffe_sds::identity::JwtSnapshot| snapshot.bundles.get(&td).map_or(0, |it| it.keys().len());
+    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+    world.issuer.jwt_key_step(&td, CaStep::Prepare).unwrap();
+    tokens.wait_for(|snapshot| keys(snapshot) == 2).await.unwrap();
+
+    let honest = world.issuer.jwt_bundles();
+    let set: serde_json::Value = serde_json::from_slice(&honest.bundles["spiffe://example.org"]).unwrap();
+    let tampered = |change: fn(&mut serde_json::Value)| {
+        let (mut set, mut message) = (set.clone(), honest.clone());
+        change(&mut set["keys"]);
+        message.bundles.insert("spiffe://example.org".to_owned(), Bytes::from(set.to_string()));
+        message
+    };
+    for (message, why) in [
+        (tampered(|keys| keys[0]["kid"] = keys[1]["kid"].clone()), "two different keys have the kid"),
+        (tampered(|keys| keys[0]["kid"] = serde_json::Value::Null), "has no kid"),
+        (tampered(|keys| keys[0]["d"] = "AA".into()), "private part"),
+    ] {
+        let mut renewals = world.renewals();
+        world.issuer.send_raw_jwt_bundles(message);
+        let error = loop {
+            if let RenewalEvent::JwtKeysFailed { error, .. } = renewals.recv().await.unwrap() {
+                break error;
+            }
+        };
+        assert!(error.contains(why), "{error}");
+        assert_eq!(keys(&world.tokens().borrow()), 2);
+    }
+    world.issuer.recover();
+    world.issuer.jwt_key_step(&td, CaStep::Activate).unwrap();
+    world.issuer.jwt_key_step(&td, CaStep::Retire).unwrap();
+    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+    assert!(tokens.borrow().svids.values().all(|state| matches!(state, JwtState::Valid(_))));
+}
+
+#[tokio::test]
+async fn an_agent_without_tokens_serves_certificates() {
+    let world = World::prepare("payments", |_| {}).await;
+    let world = world.run().await;
+    let mut client = Client::connect(&world).await;
+    world.issuer.set_jwt_fault(Some(JwtFault::Unavailable));
+    client.subscribe(&["default"]).await;
+    let first = client.next("default").await;
+    world.issuer.rotate().unwrap();
+    assert_ne!(client.next("default").await, first);
+    world.issuer.fail_with(Status::unavailable("down"));
+    world.issuer.recover();
+    client.subscribe(&["jwt:payments"]).await;
+    client.token("jwt:payments").await;
+}
