@@ -2,7 +2,10 @@
 
 mod service;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
@@ -12,7 +15,7 @@ use crate::{
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, WorkloadApi},
     systemd::{self, Handed, Notifier},
 };
 use service::Service;
@@ -46,6 +49,8 @@ pub struct App {
     store: Arc<IdentityStore>,
     notifier: Notifier,
     systemd: systemd::Config,
+    warm: Option<WarmStart>,
+    denied_grace: Duration,
 }
 
 impl App {
@@ -72,8 +77,19 @@ impl App {
         let policy = *config.supervisor();
         let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
         let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, bundles, supervisor, jwt, store, notifier, systemd: *config.systemd() })
+        Ok(Self {
+            server,
+            bundles,
+            supervisor,
+            jwt,
+            store,
+            notifier,
+            systemd: *config.systemd(),
+            warm,
+            denied_grace: policy.denied_grace,
+        })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -139,6 +155,10 @@ impl App {
             pulse: self.server.pulse(),
         };
         let service = tokio::spawn(service.accompany(stop.clone()));
+        let warm = self.warm.map(|mut warm| {
+            warm.begin(&self.store, SystemTime::now());
+            tokio::spawn(warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
+        });
         let renewal = tokio::spawn({
             let stop = stop.clone();
             async move {
@@ -172,6 +192,9 @@ impl App {
         renewal.await.map_err(AppError::Task)??;
         tokens.await.map_err(AppError::Task)?;
         service.await.map_err(AppError::Task)?;
+        if let Some(warm) = warm {
+            warm.await.map_err(AppError::Task)?;
+        }
         served?;
         bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");

@@ -33,7 +33,7 @@ pub use shape::{Key, keys, schema};
 use crate::{
     secret,
     server::{self, bundles},
-    source::{jwt, supervisor, workload_api},
+    source::{jwt, supervisor, warm, workload_api},
     systemd,
     telemetry::logs,
 };
@@ -49,6 +49,7 @@ pub struct Config {
     bundles: bundles::Config,
     logs: logs::Config,
     systemd: systemd::Config,
+    warm_start: Option<warm::Config>,
 }
 
 /// All that a configuration is made of. Nothing else has an influence.
@@ -56,7 +57,8 @@ pub struct Config {
 pub struct Sources {
     /// The configuration file, if there is one.
     pub file: Option<File>,
-    /// The environment: `SPIFFE_SDS_...` for every key, and `SPIFFE_ENDPOINT_SOCKET`. Others are ignored.
+    /// The environment: `SPIFFE_SDS_...` for every key, `SPIFFE_ENDPOINT_SOCKET`, and
+    /// `CREDENTIALS_DIRECTORY` where a key names a credential. Others are ignored.
     pub variables: BTreeMap<String, String>,
     /// What the command line says; stronger than everything else.
     pub flags: Vec<Flag>,
@@ -112,7 +114,8 @@ impl Config {
         }
         env::overlay(&mut tree, sources, &mut problems);
         shape::prune(&mut tree, &mut problems);
-        compose::compose(&tree, problems)
+        let credentials = sources.variables.get("CREDENTIALS_DIRECTORY").map(Path::new);
+        compose::compose(&tree, problems, credentials)
     }
 
     /// The Workload API to ask.
@@ -149,6 +152,12 @@ impl Config {
     #[must_use]
     pub fn bundles(&self) -> &bundles::Config {
         &self.bundles
+    }
+
+    /// Where the last good identity is sealed; nowhere by default.
+    #[must_use]
+    pub fn warm_start(&self) -> Option<&warm::Config> {
+        self.warm_start.as_ref()
     }
 
     /// How we live with the service manager.

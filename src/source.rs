@@ -10,12 +10,14 @@ pub mod event;
 pub mod jwt;
 mod renewal;
 pub mod supervisor;
+pub mod warm;
 pub mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
 pub use jwt::{JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
+pub use warm::WarmStart;
 pub use workload_api::WorkloadApi;
 
 use std::{

@@ -1,6 +1,7 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
 mod jwt;
+mod restart;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,6 @@ use crate::{
     secret::{self, Naming},
     server::{self, Limits, bundles, listen},
     source::{Endpoint, backoff, jwt as tokens, supervisor, workload_api},
-    systemd::{self, notify::ReadyWhen},
     telemetry::logs,
 };
 
@@ -34,7 +34,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Builds the configuration from a tree that fits the schema. `problems` are those already known.
-pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
+pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Option<&Path>) -> Result<Config, Problems> {
     let raw = serde_json::from_value::<Raw>(tree.to_json()).unwrap_or_else(|error| {
         // Cannot happen for a tree that was held against the schema of the same types, but must not be silent.
         problems.push(Problem::new(None, "", error.to_string()));
@@ -88,9 +88,12 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     // Whoever serves the keys follows them, also without tokens of its own.
     let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
     let logs = compose.logs(raw.log);
-    let systemd = systemd(&raw.systemd);
+    let systemd = restart::systemd(&raw.systemd);
+    let warm_start = compose.warm_start(raw.warm_start, credentials);
     match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, logs, systemd }),
+        (None, Some(source)) => {
+            Ok(Config { source, supervisor, jwt, secrets, server, bundles, logs, systemd, warm_start })
+        }
         (Some(problems), _) => Err(problems),
         // Unreachable: `source` is only absent with a problem that says so.
         (None, None) => Err(missing_endpoint().into()),
@@ -319,17 +322,6 @@ impl Compose {
         let filter = self.parse("log.filter", raw.filter, |text| scalar::filter(&text));
         logs::Config { format, filter: filter.unwrap_or(default.filter) }
     }
-}
-
-/// Words that are none of these were refused by the schema.
-fn systemd(raw: &raw::Systemd) -> systemd::Config {
-    let ready = if raw.ready.as_deref() == Some("listening") { ReadyWhen::Listening } else { ReadyWhen::Identity };
-    let store = match raw.keep_sockets.as_deref() {
-        Some("always") => Some(true),
-        Some("never") => Some(false),
-        _ => None,
-    };
-    systemd::Config { ready, store }
 }
 
 fn limits(raw: &raw::Limits, default: Limits) -> Limits {

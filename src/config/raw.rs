@@ -32,6 +32,8 @@ pub(super) struct Raw {
     pub(super) log: Log,
     /// How we live with systemd, or another manager that speaks its protocols.
     pub(super) systemd: Systemd,
+    /// The last good identity, sealed on disk, for the time between a start and the source's first answer. Off without `path`.
+    pub(super) warm_start: WarmStart,
 }
 
 /// Where identities come from.
@@ -246,6 +248,25 @@ pub(super) struct Systemd {
     /// refused: `auto` does what systemd says, which it does since version 254; `always` for older ones; `never`.
     #[schemars(extend("enum" = ["auto", "always", "never"], "default" = "auto"))]
     pub(super) keep_sockets: Option<String>,
+}
+
+/// The last good identity on disk.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WarmStart {
+    /// The sealed file: absolute, in a directory that exists and that only we write to. Read `docs/warm-start.md` first:
+    /// private keys lie there.
+    #[schemars(extend("examples" = ["/var/lib/spiffe-sds/warm"]))]
+    pub(super) path: Option<String>,
+    /// The file with the key, mode 0600: 32 random bytes or 64 hexadecimal digits. Not beside the sealed file.
+    #[schemars(extend("examples" = ["/etc/spiffe-sds/warm.key"]))]
+    pub(super) key_file: Option<String>,
+    /// The systemd credential with the key, in place of `key_file`, as in `LoadCredentialEncrypted=warm-key`.
+    #[schemars(extend("examples" = ["warm-key"]))]
+    pub(super) credential: Option<String>,
+    /// A state that was sealed longer ago is not used, valid or not: trust may have changed since. From 1m to 30days.
+    #[schemars(extend("default" = "1day"))]
+    pub(super) max_age: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.
