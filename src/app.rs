@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, WorkloadApi},
+    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
     systemd::{self, Handed, Notifier},
 };
 use service::Service;
@@ -73,10 +73,12 @@ impl App {
         let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
         handed.close_rest();
         let store = Arc::new(IdentityStore::new());
-        let source = WorkloadApi::new(config.source().clone());
-        let policy = *config.supervisor();
-        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
-        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let sources = config.sources().iter().map(source::Config::source).collect();
+        let (failover, policy) = (*config.failover(), *config.supervisor());
+        let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
+        let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
+        let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
+        let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
         Ok(Self {

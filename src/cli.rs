@@ -11,7 +11,10 @@ mod config;
 mod demo;
 #[cfg(feature = "dev-issuer")]
 mod dev;
+mod fetch;
 mod serve;
+mod watch;
+mod xds;
 
 use std::{
     collections::BTreeMap,
@@ -58,6 +61,8 @@ enum Command {
     Dev(dev::Args),
     Check(check::Args),
     Bootstrap(bootstrap::Args),
+    Fetch(fetch::Args),
+    Watch(watch::Args),
     Completions(completions::Args),
 }
 
@@ -87,6 +92,8 @@ impl Cli {
             Command::Dev(args) => dev::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Check(args) => check::run(args, environment).await,
             Command::Bootstrap(args) => bootstrap::run(&args),
+            Command::Fetch(args) => fetch::run(args).await,
+            Command::Watch(args) => watch::run(args).await,
             Command::Completions(args) => completions::run(&args),
         }
     }

@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 #[cfg(feature = "dev-issuer")]
 pub mod dev;

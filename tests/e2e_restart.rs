@@ -31,18 +31,15 @@ async fn restarts(plan: Plan) {
     let mut stage = Stage::start(plan).await;
     let load = stage.load();
     let before = stage.secrets().await;
-    let mut slowest = Duration::ZERO;
     let mut times = Vec::new();
     for round in 0..RESTARTS {
         let signal = if round % 2 == 0 { Signal::SIGTERM } else { Signal::SIGKILL };
         times.push(stage.restart(signal).await);
-        slowest = slowest.max(times[round]);
         assert_eq!(stage.sent(), Vec::<String>::new(), "{}: the client knows these versions", stage.label());
         stage.served(&load, 20).await;
     }
     assert_eq!(stage.secrets().await, before, "{}: counts and versions at the envoys", stage.label());
-    println!("{}: slowest reconnect {slowest:?} of {times:?}", stage.label());
-    assert!(slowest < BACK, "{}: {slowest:?}", stage.label());
+    assert!(times.iter().all(|time| *time < BACK), "{}: {times:?}", stage.label());
 
     // All of them still listen.
     stage.rotate().await;
