@@ -1,5 +1,6 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
+pub mod reload;
 mod service;
 
 use std::{
@@ -12,12 +13,14 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Sources},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
     systemd::{self, Handed, Notifier},
+    telemetry::logs,
 };
+use reload::Reload;
 use service::Service;
 
 /// Why the program cannot start or go on.
@@ -94,6 +97,12 @@ impl App {
         })
     }
 
+    /// What applies new configurations while the program runs; `sources` are those that it was bound with.
+    #[must_use]
+    pub fn reload(&self, sources: Sources, logs: Option<logs::Handle>) -> Reload {
+        Reload::new(sources, self.server.steering(), logs, self.notifier.clone())
+    }
+
     /// Where the listeners really listen, in the configuration's order.
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
@@ -150,7 +159,7 @@ impl App {
             tracing::info!(%listener, "serving bundles");
         }
         let service = Service {
-            notifier: self.notifier,
+            notifier: self.notifier.clone(),
             ready: self.systemd.ready,
             states: states.clone(),
             source: self.source(),

@@ -10,6 +10,7 @@
 //! The environment is a parameter ([`Sources`]); only the command line reads the real one.
 
 mod compose;
+mod diff;
 mod env;
 mod error;
 mod raw;
@@ -26,6 +27,7 @@ use std::{
     sync::Arc,
 };
 
+pub use diff::{Change, diff};
 pub use env::FILE;
 pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
@@ -104,17 +106,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, each with its place, key and fix.
     pub fn new(sources: &Sources) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
-        let name: Arc<str> =
-            sources.file.as_ref().map_or_else(|| Arc::from(""), |file| Arc::from(file.path.to_string_lossy()));
-        let text = sources.file.as_ref().map_or("", |file| &file.text);
-        // With a file that cannot be read, or is no mapping, every further complaint would be a guess.
-        let mut tree = tree::Node::parse(text, &name)?;
-        if let Some(problem) = shape::not_a_mapping(&tree) {
-            return Err(problem.into());
-        }
-        env::overlay(&mut tree, sources, &mut problems);
-        shape::prune(&mut tree, &mut problems);
+        let (tree, problems) = effective(sources)?;
         let credentials = sources.variables.get("CREDENTIALS_DIRECTORY").map(Path::new);
         compose::compose(&tree, problems, credentials)
     }
@@ -178,6 +170,22 @@ impl Config {
     pub fn logs(&self) -> &logs::Config {
         &self.logs
     }
+}
+
+/// What is written, the strongest source on top, and what of it is not allowed.
+fn effective(sources: &Sources) -> Result<(tree::Node, Vec<Problem>), Problems> {
+    let mut problems = Vec::new();
+    let name: Arc<str> =
+        sources.file.as_ref().map_or_else(|| Arc::from(""), |file| Arc::from(file.path.to_string_lossy()));
+    let text = sources.file.as_ref().map_or("", |file| &file.text);
+    // With a file that cannot be read, or is no mapping, every further complaint would be a guess.
+    let mut tree = tree::Node::parse(text, &name)?;
+    if let Some(problem) = shape::not_a_mapping(&tree) {
+        return Err(problem.into());
+    }
+    env::overlay(&mut tree, sources, &mut problems);
+    shape::prune(&mut tree, &mut problems);
+    Ok((tree, problems))
 }
 
 /// The candidate that was probably meant by `word`, if one is near enough to be a typing mistake.

@@ -12,6 +12,7 @@ mod fetch;
 mod health;
 mod inbound;
 pub mod listen;
+mod live;
 mod observe;
 mod peer;
 mod publish;
@@ -31,6 +32,7 @@ use tonic::service::Routes;
 
 pub use bundles::BundleEndpoint;
 pub use listen::{Bound, ListenError};
+pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
 pub use publish::Pulse;
@@ -43,6 +45,7 @@ use crate::{
 };
 use connection::Acceptor;
 use listen::Socket;
+use live::Settings;
 use peer::PeerStreams;
 use publish::{Feeds, Publisher};
 use service::{Aggregated, Secrets};
@@ -120,8 +123,7 @@ pub enum ServerError {
 
 /// What every stream needs, shared by all of them.
 struct Shared {
-    secrets: secret::Config,
-    limits: Limits,
+    settings: Settings,
     origin: Arc<Origin>,
     feeds: Feeds,
     peers: PeerStreams,
@@ -130,7 +132,7 @@ struct Shared {
 
 /// A server whose listeners are open.
 pub struct Server {
-    config: Arc<Config>,
+    steering: Steering,
     sockets: Vec<Socket>,
     publisher: Publisher,
     shared: Arc<Shared>,
@@ -158,17 +160,17 @@ impl Server {
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
         let catalog = SecretCatalog::new(secrets.naming.clone(), origin.clone());
+        let (steering, settings) = live::channel(config, secrets.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
         let shared = Shared {
-            secrets,
-            limits: config.limits,
+            settings,
             origin,
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
         };
         let tokens = watch::Sender::default().subscribe();
-        Ok(Self { config: Arc::new(config), sockets, publisher, shared: Arc::new(shared), tokens })
+        Ok(Self { steering, sockets, publisher, shared: Arc::new(shared), tokens })
     }
 
     /// Serves these tokens too; without them every wanted one stays pending.
@@ -182,6 +184,12 @@ impl Server {
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
         self.sockets.iter().map(Socket::bound).collect()
+    }
+
+    /// Changes what may change while the server runs.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        self.steering.clone()
     }
 
     /// Asks the part that all streams depend on for a sign of life.
@@ -208,13 +216,14 @@ impl Server {
             Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
         let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
         let routes = rest::add(routes, self.shared.clone()).prepare();
-        let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
+        let settings = &self.shared.settings;
+        let slots = Arc::new(Semaphore::new(settings.limits().connections as usize));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));
+        tasks.spawn(self.publisher.run(states.clone(), self.tokens, settings.watch(), stop.clone()));
         tasks.spawn(health::follow(reporter, states, stop.clone()));
         for socket in self.sockets {
-            let (config, routes) = (self.config.clone(), routes.clone());
-            let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone() };
+            let (settings, routes) = (settings.clone(), routes.clone());
+            let acceptor = Acceptor { settings, routes, slots: slots.clone(), drain: stop.clone() };
             tasks.spawn(acceptor.run(socket));
         }
         let mut failure = None;

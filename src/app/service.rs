@@ -31,9 +31,9 @@ impl Service {
             return;
         }
         if let Some(patience) = self.notifier.watchdog() {
-            tokio::spawn(signs_of_life(self.notifier, self.pulse.clone(), patience, stop.clone()));
+            tokio::spawn(signs_of_life(self.notifier.clone(), self.pulse.clone(), patience, stop.clone()));
         }
-        let notifier = self.notifier;
+        let notifier = self.notifier.clone();
         self.tell(&stop).await;
         notifier.stopping();
     }

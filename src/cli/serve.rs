@@ -42,15 +42,13 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
         flag("--log-format", "log.format", args.log_format),
         flag("--log-level", "log.filter", args.log_level),
     ];
-    let config = args.config.load(environment.clone(), flags.into_iter().flatten().collect())?;
-    logs::init(config.logs(), super::colored())?;
+    let sources = args.config.sources(environment.clone(), flags.into_iter().flatten().collect())?;
+    let config = Config::new(&sources).map_err(crate::config::Error::from)?;
+    let logs = logs::init(config.logs(), super::colored())?;
     let handed = Handed::receive(&environment, config.systemd().store);
-    serve(config, &handed, Notifier::new(&environment)).await.map(|()| ExitCode::SUCCESS)
-}
-
-/// Runs the server until it is told to stop.
-async fn serve(config: Config, handed: &Handed, notifier: Notifier) -> anyhow::Result<()> {
     let stop = lifecycle::stop_on_signals()?;
-    App::bind_handed(&config, handed, notifier).await?.run(stop).await?;
-    Ok(())
+    let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?;
+    tokio::spawn(app.reload(sources, Some(logs)).run(stop.clone()));
+    app.run(stop).await?;
+    Ok(ExitCode::SUCCESS)
 }

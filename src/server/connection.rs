@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{Config, authority::Authority, listen::Socket, peer::Peer};
+use super::{Config, authority::Authority, listen::Socket, live::Settings, peer::Peer};
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -43,7 +43,7 @@ const HTTP1_HEADERS: usize = 64;
 
 /// What every connection needs.
 pub(super) struct Acceptor {
-    pub(super) config: Arc<Config>,
+    pub(super) settings: Settings,
     pub(super) routes: Routes,
     pub(super) slots: Arc<Semaphore>,
     /// Stop accepting and tell connections to finish.
@@ -80,7 +80,7 @@ impl Acceptor {
         // The file goes first: who connects from now on is refused at once instead of waiting for nobody.
         drop(socket);
         let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(self.config.drain_deadline, all).await.is_err() {
+        if timeout(self.settings.now().config.drain_deadline, all).await.is_err() {
             tracing::warn!("connections did not finish before the drain deadline, closing them");
         }
     }
@@ -90,7 +90,7 @@ impl Acceptor {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Some(slot);
         }
-        let limit = self.config.limits.connections;
+        let limit = self.settings.limits().connections;
         tracing::warn!(%peer, limit, "connection waits, there are as many as there may be");
         tokio::select! {
             () = self.drain.cancelled() => None,
@@ -99,16 +99,16 @@ impl Acceptor {
     }
 
     fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + use<> {
-        let (config, routes, drain) = (self.config.clone(), self.routes.clone(), self.drain.clone());
+        let (live, routes, drain) = (self.settings.now(), self.routes.clone(), self.drain.clone());
         async move {
             let result = match io {
                 Io::Unix(stream) => {
                     let (reader, writer) = stream.into_split();
-                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                    greet_and_speak(reader, writer, peer, &live.config, routes, drain).await
                 }
                 Io::Tcp(stream) => {
                     let (reader, writer) = stream.into_split();
-                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                    greet_and_speak(reader, writer, peer, &live.config, routes, drain).await
                 }
             };
             if let Err(error) = result {

@@ -42,6 +42,9 @@ pub(super) struct Drive<W> {
     state: StreamState,
     feed: WatchStream<Feed>,
     now: Option<Arc<ResourceSet>>,
+    flavour: Flavour,
+    /// The client's flavours: by default, and with the SPIFFE validator disabled.
+    flavours: (Flavour, Flavour),
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
     /// The client has said all that it wants to say: it gets what it is owed, and the stream ends.
@@ -56,14 +59,17 @@ pub(super) struct Drive<W> {
 impl<W: Wire> Drive<W> {
     /// A stream of `peer` that begins now.
     pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
-        let limits = Limits { names: shared.limits.names_per_stream as usize };
-        let wildcard = shared.secrets.wildcard;
+        let settings = shared.settings.now();
+        let limits = Limits { names: settings.config.limits.names_per_stream as usize };
+        let wildcard = settings.secrets.wildcard;
         Self {
-            inbound: Inbound::new(body, shared.limits.request_bytes as usize),
+            inbound: Inbound::new(body, settings.config.limits.request_bytes as usize),
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             // The flavour is known with the first request; until then any feed will do to hear of the end.
             feed: WatchStream::new(shared.feeds.of(Flavour::Spiffe)),
             now: None,
+            flavour: Flavour::Spiffe,
+            flavours: (Flavour::Spiffe, Flavour::Spiffe),
             tail: None,
             deaf: false,
             ended: false,
@@ -103,14 +109,22 @@ impl<W: Wire> Drive<W> {
         let age = self.age();
         let event = self.state.on_request(message, age).map_err(|refusal| self.refuse(&refusal))?;
         if let Some(node) = &event.node {
-            let flavour = Flavour::of(node, &self.shared.secrets);
-            if flavour != Flavour::Spiffe {
-                self.feed = WatchStream::new(self.shared.feeds.of(flavour));
-                self.now = None;
-            }
+            self.flavours = Flavour::either(node);
+            self.choose();
         }
         self.observer.heard(&event, &self.state);
         Ok(())
+    }
+
+    /// Follows the feed of the flavour that is right now; the configuration has a say in it and may change.
+    fn choose(&mut self) {
+        let disabled = self.shared.settings.now().secrets.disable_spiffe_cert_validation;
+        let flavour = if disabled { self.flavours.1 } else { self.flavours.0 };
+        if flavour != self.flavour {
+            self.flavour = flavour;
+            self.feed = WatchStream::new(self.shared.feeds.of(flavour));
+            self.now = None;
+        }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Status {
@@ -125,7 +139,10 @@ impl<W: Wire> Drive<W> {
         loop {
             match Pin::new(&mut self.feed).poll_next(cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Feed::Live(set))) => self.now = Some(set),
+                Poll::Ready(Some(Feed::Live(set))) => {
+                    self.now = Some(set);
+                    self.choose();
+                }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
             }
         }

@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::live::Live;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
     secret::{self, Change, Flavour, Part, SecretCatalog},
@@ -116,6 +117,7 @@ impl Publisher {
         mut self,
         mut states: watch::Receiver<Availability>,
         mut tokens: watch::Receiver<Arc<JwtSnapshot>>,
+        mut settings: watch::Receiver<Arc<Live>>,
         stop: CancellationToken,
     ) {
         states.mark_changed();
@@ -135,6 +137,11 @@ impl Publisher {
                 Some(beat) = self.pulse.1.recv() => {
                     // Who asked may have given up.
                     let _ = beat.send(());
+                    continue;
+                }
+                Ok(()) = settings.changed() => {
+                    let live = settings.borrow_and_update().clone();
+                    self.retune(&live.secrets);
                     continue;
                 }
                 changed = states.changed(), if !holding => if changed.is_err() { break },
@@ -188,6 +195,21 @@ impl Publisher {
         self.pace.took(change, now);
         // The rest of the rollout has its hold looked up when its turn comes, which is now.
         if more { Next::Stage(now) } else { next_expiry(&step) }
+    }
+
+    /// Serves what is published by other rules. A rollout goes on where it is: neither its step nor its hold changes.
+    fn retune(&mut self, config: &secret::Config) {
+        self.pace.hold = config.rollout_hold;
+        let named = self.catalog.clone().named(config.naming.clone());
+        let before = std::mem::replace(&mut self.catalog, named);
+        if let Some(published) = self.published.clone()
+            && !self.render(&published)
+        {
+            self.catalog = before;
+        }
+        // Each stream looks up whether its flavour is still the right one.
+        self.spiffe.send_modify(|_| ());
+        self.plain.send_modify(|_| ());
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.

@@ -1,6 +1,13 @@
 //! What the service manager hears from us (`sd_notify(3)`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 
@@ -24,10 +31,12 @@ pub struct Config {
 }
 
 /// Speaks to the service manager, if there is one that listens.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Notifier {
     listens: bool,
     watchdog: Option<Duration>,
+    /// Whether the start is over; clones share it.
+    ready: Arc<AtomicBool>,
 }
 
 impl Notifier {
@@ -38,7 +47,7 @@ impl Notifier {
         let number = |name: &str| environment.get(name).and_then(|text| text.parse::<u64>().ok());
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|usec| listens && ours && *usec > 0).map(Duration::from_micros);
-        Self { listens, watchdog }
+        Self { listens, watchdog, ready: Arc::default() }
     }
 
     /// Whether anybody listens.
@@ -53,8 +62,9 @@ impl Notifier {
         self.watchdog
     }
 
-    /// `READY=1`: the start, or a reload, is over.
+    /// `READY=1`: the start is over.
     pub fn ready(&self, status: &str) {
+        self.ready.store(true, Ordering::Relaxed);
         self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
@@ -63,11 +73,21 @@ impl Notifier {
         self.tell(&[NotifyState::Status(&one_line(status))]);
     }
 
-    /// `RELOADING=1`, with the time that systemd wants since version 253.
+    /// `RELOADING=1`, with the time that systemd wants since version 253. Nothing before the start is over: the `READY=1`
+    /// that has to follow would say that it is.
     pub fn reloading(&self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(_) => self.tell(&[NotifyState::Reloading]),
+        if self.ready.load(Ordering::Relaxed) {
+            match NotifyState::monotonic_usec_now() {
+                Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+                Err(_) => self.tell(&[NotifyState::Reloading]),
+            }
+        }
+    }
+
+    /// `READY=1`: the reload is over.
+    pub fn reloaded(&self) {
+        if self.ready.load(Ordering::Relaxed) {
+            self.tell(&[NotifyState::Ready]);
         }
     }
 

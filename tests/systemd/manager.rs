@@ -1,4 +1,5 @@
 //! A service manager for tests: one notify socket, and the real program started with sockets handed over.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::{
     io::IoSliceMut,
