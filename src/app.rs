@@ -1,5 +1,6 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
+mod notices;
 pub mod reload;
 mod service;
 
@@ -9,12 +10,17 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Sources},
+    hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
+    output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
     systemd::{self, Handed, Notifier},
@@ -41,7 +47,13 @@ pub enum AppError {
     /// A task beside the server failed.
     #[error("a part of the program failed; this is a bug, please report it with the log")]
     Task(#[source] tokio::task::JoinError),
+    /// Callbacks or file outputs failed.
+    #[error("callbacks or file outputs ended unexpectedly; this is a bug, please report it with the log")]
+    Callbacks(#[source] tokio::task::JoinError),
 }
+
+/// Events between where they happen and the callbacks' planning, which never takes long.
+const NOTICES: usize = 64;
 
 /// The whole program with its sockets open, ready to run.
 pub struct App {
@@ -54,6 +66,8 @@ pub struct App {
     systemd: systemd::Config,
     warm: Option<WarmStart>,
     denied_grace: Duration,
+    hooks: Hooks,
+    outputs: Outputs,
 }
 
 impl App {
@@ -84,6 +98,7 @@ impl App {
         let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
             server,
             bundles,
@@ -94,6 +109,8 @@ impl App {
             systemd: *config.systemd(),
             warm,
             denied_grace: policy.denied_grace,
+            hooks,
+            outputs,
         })
     }
 
@@ -133,6 +150,18 @@ impl App {
         self.supervisor.status()
     }
 
+    /// What becomes of callbacks from now on.
+    #[must_use]
+    pub fn callbacks(&self) -> broadcast::Receiver<HookEvent> {
+        self.hooks.events()
+    }
+
+    /// What becomes of file outputs from now on.
+    #[must_use]
+    pub fn files(&self) -> broadcast::Receiver<OutputEvent> {
+        self.outputs.events()
+    }
+
     /// The identities held, now and as they change.
     #[must_use]
     pub fn identities(&self) -> watch::Receiver<Availability> {
@@ -166,6 +195,12 @@ impl App {
             pulse: self.server.pulse(),
         };
         let service = tokio::spawn(service.accompany(stop.clone()));
+        let callbacks = {
+            // Before the first event can happen.
+            let (renewals, outputs) = (self.supervisor.events(), self.outputs.events());
+            let tokens = self.store.watch_jwt(&Workload::Own);
+            beside(self.hooks, self.outputs, (renewals, outputs), (states.clone(), tokens), &stop)
+        };
         let warm = self.warm.map(|mut warm| {
             warm.begin(&self.store, SystemTime::now());
             tokio::spawn(warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
@@ -206,9 +241,45 @@ impl App {
         if let Some(warm) = warm {
             warm.await.map_err(AppError::Task)?;
         }
+        for task in callbacks {
+            task.await.map_err(AppError::Callbacks)?;
+        }
         served?;
         bundles.map_err(AppError::Bundles)?;
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Files and callbacks, in tasks that nothing waits for before the end. One that breaks ends the program: somebody counts
+/// on it, and a restart costs Envoy nothing.
+fn beside(
+    hooks: Hooks,
+    outputs: Outputs,
+    (renewals, files): (broadcast::Receiver<RenewalEvent>, broadcast::Receiver<OutputEvent>),
+    (states, tokens): (watch::Receiver<Availability>, watch::Receiver<Arc<JwtSnapshot>>),
+    stop: &CancellationToken,
+) -> [JoinHandle<()>; 3] {
+    let (sender, receiver) = mpsc::channel(NOTICES);
+    let until_stop = stop.clone();
+    [
+        guarded(stop, outputs.run(states, tokens, stop.clone())),
+        guarded(stop, hooks.run(receiver, stop.clone())),
+        guarded(stop, async move {
+            tokio::select! {
+                () = until_stop.cancelled() => {}
+                () = notices::forward(renewals, files, sender) => {}
+            }
+        }),
+    ]
+}
+
+/// A task whose panic stops everything.
+fn guarded(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let guard = stop.drop_guard();
+        task.await;
+        guard.disarm();
+    })
 }

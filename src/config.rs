@@ -33,7 +33,7 @@ pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 
 use crate::{
-    secret,
+    hooks, output, secret,
     server::{self, bundles},
     source::{self, failover, jwt, supervisor, warm},
     systemd,
@@ -50,6 +50,8 @@ pub struct Config {
     secrets: secret::Config,
     server: server::Config,
     bundles: bundles::Config,
+    hooks: Vec<hooks::Config>,
+    outputs: Vec<output::Config>,
     logs: logs::Config,
     systemd: systemd::Config,
     warm_start: Option<warm::Config>,
@@ -163,6 +165,18 @@ impl Config {
     #[must_use]
     pub fn systemd(&self) -> &systemd::Config {
         &self.systemd
+    }
+
+    /// Who is told of events.
+    #[must_use]
+    pub fn hooks(&self) -> &[hooks::Config] {
+        &self.hooks
+    }
+
+    /// Files for programs that do not speak SDS.
+    #[must_use]
+    pub fn outputs(&self) -> &[output::Config] {
+        &self.outputs
     }
 
     /// What is logged.

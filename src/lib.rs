@@ -15,11 +15,14 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod detached;
 #[cfg(feature = "dev-issuer")]
 pub mod dev;
 pub mod envoy;
+pub mod hooks;
 pub mod identity;
 pub mod lifecycle;
+pub mod output;
 pub mod secret;
 pub mod server;
 pub mod source;

@@ -1,29 +1,54 @@
 //! How identities become xDS resources: pure, so that every name, flavour and order can be tested without a socket.
 
 mod builder;
+mod contents;
 mod encode;
 pub mod jwks;
 mod name;
+mod pattern;
+mod revocation;
 mod rollout;
+mod select;
+pub mod table;
+mod template;
+mod view;
+mod x509;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 
 pub use builder::Part;
+pub use contents::{Contents, Note};
 pub use encode::EncodeError;
-pub use name::{JwtName, Naming, SecretName, TokenForm, dot_free, is_reserved};
+pub use name::{JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_reserved};
+pub use pattern::{Pattern, PatternError};
+pub use revocation::CrlPolicy;
 pub use rollout::{Change, stages};
+pub use select::DefaultIdentity;
+pub use table::{NameTable, NodeNames};
+pub use template::{Template, TemplateError, Unfilled, Variable};
+pub use view::View;
 
 use crate::{
-    identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState, TrustBundle},
-    xds::{Absence, EnvoyVersion, Node, Origin, Rank, ResourceSet},
+    identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState},
+    xds::{EnvoyVersion, Node, Origin, ResourceSet},
 };
 use builder::Builder;
+use table::Target;
 
 /// What the catalog serves and how a change of it is rolled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The names that stand for "the default identity", "our bundle" and "all bundles".
     pub naming: Naming,
+    /// Further names, as the operator has them.
+    pub names: NameTable,
+    /// Which of several identities is the default one.
+    pub default_identity: DefaultIdentity,
+    /// The only names that are answered, beside those of the table; `None` is all that have a meaning. A name that is
+    /// not allowed is impossible, even where it would otherwise be waited for.
+    pub allowed: Option<Vec<Pattern>>,
+    /// When the source's revocation lists are served.
+    pub crls: CrlPolicy,
     /// Serve plain `trusted_ca` contexts instead of the SPIFFE certificate validator (SPIRE's option of this name).
     pub disable_spiffe_cert_validation: bool,
     /// Answer an empty first name list with everything the peer may have, as SPIRE does. Off: it gets nothing,
@@ -39,11 +64,22 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             naming: Naming::default(),
+            names: NameTable::default(),
+            default_identity: DefaultIdentity::default(),
+            allowed: None,
+            crls: CrlPolicy::default(),
             disable_spiffe_cert_validation: false,
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
             jwt_svids: BTreeSet::new(),
         }
+    }
+}
+
+/// Only the names differ from the default.
+impl From<Naming> for Config {
+    fn from(naming: Naming) -> Self {
+        Self { naming, ..Self::default() }
     }
 }
 
@@ -79,78 +115,67 @@ impl Flavour {
 /// Turns identity snapshots into resource sets.
 #[derive(Clone, Debug)]
 pub struct SecretCatalog {
-    naming: Arc<Naming>,
+    config: Arc<Config>,
     origin: Arc<Origin>,
-    jwt_svids: BTreeSet<JwtRequest>,
 }
 
 impl SecretCatalog {
     /// A catalog whose resources say that they come from `origin`.
     #[must_use]
-    pub fn new(naming: Naming, origin: Arc<Origin>) -> Self {
-        Self { naming: Arc::new(naming), origin, jwt_svids: BTreeSet::new() }
+    pub fn new(config: impl Into<Config>, origin: Arc<Origin>) -> Self {
+        Self { config: Arc::new(config.into()), origin }
     }
 
-    /// The same with these tokens, and no others.
+    /// The same by another configuration.
     #[must_use]
-    pub fn jwt_svids(mut self, requests: BTreeSet<JwtRequest>) -> Self {
-        self.jwt_svids = requests;
-        self
+    pub fn configured(self, config: Config) -> Self {
+        Self { config: Arc::new(config), ..self }
     }
 
-    /// The same with other names.
-    #[must_use]
-    pub fn named(self, naming: Naming) -> Self {
-        Self { naming: Arc::new(naming), ..self }
-    }
-
-    /// Every resource that `snapshot` gives to a client of this flavour at `now`, without tokens.
-    ///
-    /// # Errors
-    /// As of [`x509`](Self::x509).
-    pub fn resources(
-        &self,
-        snapshot: &IdentitySnapshot,
-        flavour: Flavour,
-        now: SystemTime,
-    ) -> Result<ResourceSet, EncodeError> {
-        Ok(ResourceSet::from(self.x509(snapshot, flavour, now)?))
-    }
-
-    /// The certificates and contexts that `snapshot` gives to a client of this flavour at `now`.
+    /// What `snapshot` has to give at `now`, encoded once for every name and flavour.
     ///
     /// A certificate that has expired is withheld: who holds it keeps it (its peers will refuse it), and nobody gets
     /// it anew.
     ///
     /// # Errors
     /// [`EncodeError`]; then nothing of the snapshot must be published.
-    pub fn x509(&self, snapshot: &IdentitySnapshot, flavour: Flavour, now: SystemTime) -> Result<Part, EncodeError> {
-        let mut set = Builder::new(&self.origin);
-        self.certificates(snapshot, now, &mut set)?;
-        self.contexts(snapshot, flavour, &mut set)?;
-        Ok(set.finish(self.possible(snapshot, flavour)))
+    pub fn contents(&self, snapshot: &Arc<IdentitySnapshot>, now: SystemTime) -> Result<Arc<Contents>, EncodeError> {
+        Contents::new(snapshot, &self.config, now).map(Arc::new)
+    }
+
+    /// The certificates and contexts that these contents are to a client of this flavour.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; then nothing of the snapshot must be published.
+    pub fn x509(&self, contents: &Arc<Contents>, flavour: Flavour) -> Result<Part, EncodeError> {
+        x509::part(contents, flavour, &self.config, &self.origin)
     }
 
     /// The tokens at `now`: one that is not there yet is withheld, one that is gone is an empty secret.
     ///
-    /// Whatever has not changed since `before` is not encoded again.
+    /// Whatever has not changed since `before` keeps its frames.
     #[must_use]
     pub fn tokens(&self, snapshot: &JwtSnapshot, now: SystemTime, before: Option<&Part>) -> Part {
         let mut set = Builder::new(&self.origin).reusing(before);
-        for request in &self.jwt_svids {
+        let named = |jwt: &JwtName| {
+            let names = self.config.names.fixed().iter();
+            let names = names.filter(|(_, target)| matches!(target, Target::Jwt(named) if named == jwt));
+            names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        for request in &self.config.jwt_svids {
             let state = snapshot.svids.get(request).unwrap_or(&JwtState::Pending);
             for form in TokenForm::ALL {
-                let name = JwtName { form, request: request.clone() }.to_string();
-                let token = match state {
-                    JwtState::Pending => {
-                        set.withhold(&name);
-                        continue;
-                    }
+                let name = JwtName { form, request: request.clone() };
+                let content = match state {
+                    JwtState::Pending => None,
                     // The end of its life is inclusive for certificates and exclusive for tokens (RFC 7519, 4.1.4).
-                    JwtState::Valid(svid) if now < svid.validity.not_after => Some(&svid.token),
-                    JwtState::Valid(_) | JwtState::Gone(_) => None,
+                    JwtState::Valid(svid) if now < svid.validity.not_after => {
+                        Some(encode::generic(Some(&svid.token), form))
+                    }
+                    JwtState::Valid(_) | JwtState::Gone(_) => Some(encode::generic(None, form)),
                 };
-                set.add(&name, form == TokenForm::Raw, Rank::Credential, &mut encode::generic(token, form));
+                set.add_or_withhold(&name.to_string(), form == TokenForm::Raw, content.as_ref());
+                named(&name).iter().for_each(|name| set.add_or_withhold(name, false, content.as_ref()));
             }
         }
         set.finish(Arc::new(|_| false))
@@ -160,64 +185,35 @@ impl SecretCatalog {
     /// none is there.
     #[must_use]
     pub fn nothing(&self) -> Part {
-        let naming = self.naming.clone();
-        let possible = move |name: &str| !matches!(SecretName::parse(name, &naming), Some(SecretName::Jwt(_)));
+        let config = self.config.clone();
+        let possible = move |name: &str| !matches!(SecretName::parse(name, &config.naming), Some(SecretName::Jwt(_)));
         Builder::new(&self.origin).finish(Arc::new(possible))
     }
 
-    fn certificates(&self, snapshot: &IdentitySnapshot, now: SystemTime, set: &mut Builder) -> Result<(), EncodeError> {
-        for (at, svid) in snapshot.svids.iter().enumerate() {
-            let id = svid.id.to_string();
-            let mut names = vec![(id.as_str(), true)];
-            if at == 0 {
-                names.push((self.naming.default_svid.as_str(), false));
-            }
-            if svid.validity.is_expired(now) {
-                names.into_iter().for_each(|(name, _)| set.withhold(name));
-                continue;
-            }
-            let mut payload = encode::certificate(svid)?;
-            for (name, listed) in names {
-                set.add(name, listed, Rank::Credential, &mut payload);
-            }
-        }
-        Ok(())
+    /// What clients see of these parts. `contents` are those that `x509` was made of, if there are any.
+    #[must_use]
+    pub fn view(&self, contents: Option<Arc<Contents>>, flavour: Flavour, x509: &Part, tokens: &Part) -> View {
+        View::new(contents, flavour, x509, tokens, self.origin.clone())
     }
 
-    fn contexts(&self, snapshot: &IdentitySnapshot, flavour: Flavour, set: &mut Builder) -> Result<(), EncodeError> {
-        for bundle in snapshot.bundles.values() {
-            let name = format!("spiffe://{}", bundle.trust_domain());
-            let own = snapshot.own_bundle().is_some_and(|own| own == bundle);
-            let names = [(name.as_str(), true)].into_iter();
-            let names = names.chain(own.then_some((self.naming.default_bundle.as_str(), false)));
-            set.add_context(names, encode::validation(flavour, &[bundle])?);
-        }
-        let all: Vec<&TrustBundle> = snapshot.bundles.values().map(AsRef::as_ref).collect();
-        let taken = self.naming.all_bundles == self.naming.default_bundle;
-        if flavour == Flavour::Spiffe && !taken && !all.is_empty() {
-            let names = [(self.naming.all_bundles.as_str(), false)].into_iter();
-            set.add_context(names, encode::validation(flavour, &all)?);
-        }
-        Ok(())
+    /// What everyone sees before anything is known: every name is withheld.
+    #[must_use]
+    pub fn pending(&self) -> View {
+        View::pending(self.origin.clone())
     }
 
-    /// Names that may get a meaning later. Only what the grammar, the flavour or the trust domain rules out is
-    /// impossible: registrations are eventually consistent, and an Envoy that is told "no" opens its port without
-    /// a certificate instead of waiting.
-    fn possible(&self, snapshot: &IdentitySnapshot, flavour: Flavour) -> Absence {
-        let naming = self.naming.clone();
-        let domains: Vec<_> = snapshot.svids.iter().map(|svid| svid.id.trust_domain().clone()).collect();
-        let own = snapshot.trust_domain.clone();
-        Arc::new(move |name| match SecretName::parse(name, &naming) {
-            // Every token there is has its entry already.
-            None | Some(SecretName::Jwt(_)) => false,
-            Some(SecretName::AllBundles) => flavour == Flavour::Spiffe,
-            Some(SecretName::Svid(id)) => {
-                let td = id.trust_domain();
-                (domains.is_empty() && own.is_none()) || domains.contains(td) || own.as_ref() == Some(td)
-            }
-            Some(SecretName::DefaultSvid | SecretName::OwnBundle | SecretName::Bundle(_)) => true,
-        })
+    /// Every resource that `snapshot` is to a client of this flavour at `now`, without tokens.
+    ///
+    /// # Errors
+    /// As of [`contents`](Self::contents).
+    pub fn resources(
+        &self,
+        snapshot: &IdentitySnapshot,
+        flavour: Flavour,
+        now: SystemTime,
+    ) -> Result<ResourceSet, EncodeError> {
+        let contents = self.contents(&Arc::new(snapshot.clone()), now)?;
+        Ok(ResourceSet::from(self.x509(&contents, flavour)?))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod bundles;
 mod connection;
 mod drive;
 mod fetch;
+mod flood;
 mod health;
 mod inbound;
 pub mod listen;
@@ -39,15 +40,16 @@ pub use publish::Pulse;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
-    secret::{self, SecretCatalog},
+    secret::{self, Flavour, NodeNames, SecretCatalog},
     systemd::Handed,
-    xds::{Origin, SECRET_TYPE_URL},
+    xds::{Node, Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
+use flood::Floods;
 use listen::Socket;
 use live::Settings;
 use peer::PeerStreams;
-use publish::{Feeds, Publisher};
+use publish::{Feed, Feeds, Publisher};
 use service::{Aggregated, Secrets};
 
 /// Events that a slow listener may lag behind before it misses some.
@@ -128,6 +130,30 @@ struct Shared {
     feeds: Feeds,
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
+    floods: Floods,
+    /// The names of clients that do not say who they are.
+    anonymous: Arc<NodeNames>,
+}
+
+impl Shared {
+    /// The same for a client that has not said, or never will say, who it is.
+    fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        let live = self.settings.now();
+        (self.feeds.of(Flavour::of(&Node::default(), &live.secrets)), self.anonymous.clone())
+    }
+
+    /// What the client that calls itself this follows, and the names that only it has.
+    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        if *node == Node::default() {
+            return self.admit_anyone();
+        }
+        let live = self.settings.now();
+        let names = live.secrets.names.bind(node, &live.secrets.naming);
+        for unusable in &names.unusable {
+            self.floods.unusable(node, unusable);
+        }
+        (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
+    }
 }
 
 /// A server whose listeners are open.
@@ -159,15 +185,19 @@ impl Server {
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
-        let catalog = SecretCatalog::new(secrets.naming.clone(), origin.clone());
+        let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (steering, settings) = live::channel(config, secrets.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
+        let floods = Floods::new(secrets.names.templates());
+        let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let shared = Shared {
             settings,
             origin,
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            floods,
+            anonymous,
         };
         let tokens = watch::Sender::default().subscribe();
         Ok(Self { steering, sockets, publisher, shared: Arc::new(shared), tokens })

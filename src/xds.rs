@@ -24,7 +24,7 @@ mod subscription;
 
 pub use name::ResourceName;
 pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
-pub use resource::{Absence, Lookup, Origin, Rank, Resource, ResourceSet, Version};
+pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet, Version};
 pub use response::{Frame, unary_frame};
 pub use stream::{Event, Outgoing, Refusal, Service, StreamState};
 pub use subscription::{Answer, Heard, Limits, Status, Subscription, TooManyNames, Update};

@@ -1,6 +1,9 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
+mod hooks;
 mod jwt;
+mod names;
+mod outputs;
 mod restart;
 mod source;
 
@@ -13,13 +16,13 @@ use std::{
 };
 
 use super::{
-    Config, Origin, Problem, Problems, quoted,
+    Config, Origin, Problem, Problems,
     raw::{self, Raw},
     scalar,
     tree::{Node, Value},
 };
 use crate::{
-    secret::{self, Naming},
+    output,
     server::{self, Limits, bundles, listen},
     source::{Config as Source, Endpoint, jwt as tokens},
     telemetry::logs,
@@ -45,25 +48,10 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     collect_places(tree, String::new(), &mut places);
     let mut compose = Compose { places, problems, sockets: BTreeMap::new(), addresses: BTreeMap::new() };
 
-    let naming_default = secret::Config::default();
     let server_default = server::Config::default();
     let source = compose.source(raw.source);
     let jwt = compose.jwt(raw.jwt);
-    let secrets = secret::Config {
-        naming: compose.naming(&raw.secrets),
-        disable_spiffe_cert_validation: raw
-            .secrets
-            .disable_spiffe_cert_validation
-            .unwrap_or(naming_default.disable_spiffe_cert_validation),
-        wildcard: raw.secrets.wildcard.unwrap_or(naming_default.wildcard),
-        rollout_hold: compose.duration(
-            "secrets.rollout_hold",
-            raw.secrets.rollout_hold,
-            naming_default.rollout_hold,
-            Duration::ZERO..=10 * SECOND,
-        ),
-        jwt_svids: jwt.svids.clone(),
-    };
+    let secrets = compose.secrets(raw.secrets, &jwt.svids);
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
     let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
@@ -85,16 +73,38 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
         ),
     };
     let bundles = compose.bundles(raw.bundle_endpoint, &source.sources);
-    // Whoever serves the keys follows them, also without tokens of its own.
-    let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
+    let hooks = compose.hooks(raw.hooks);
+    let outputs = compose.outputs(raw.outputs);
+    let jwt = wanted_tokens(jwt, !bundles.listeners.is_empty(), &outputs);
     let logs = compose.logs(raw.log);
     let systemd = restart::systemd(&raw.systemd);
     let warm_start = compose.warm_start(raw.warm_start, credentials);
     let source::Composed { sources, failover, supervisor } = source;
     match Problems::new(compose.problems) {
-        None => Ok(Config { sources, failover, supervisor, jwt, secrets, server, bundles, logs, systemd, warm_start }),
+        None => Ok(Config {
+            sources,
+            failover,
+            supervisor,
+            jwt,
+            secrets,
+            server,
+            bundles,
+            hooks,
+            outputs,
+            logs,
+            systemd,
+            warm_start,
+        }),
         Some(problems) => Err(problems),
     }
+}
+
+/// The tokens to fetch: those that are served, and those that have files. Whoever gives the keys away follows them, also
+/// without tokens of its own.
+fn wanted_tokens(served: tokens::Config, endpoint: bool, outputs: &[output::Config]) -> tokens::Config {
+    let written = outputs.iter().flat_map(|output| &output.jwt_svids).map(|file| file.request.clone());
+    let keys = endpoint || outputs.iter().any(|output| output.jwt_bundle_file.is_some());
+    tokens::Config { svids: served.svids.into_iter().chain(written).collect(), keys }
 }
 
 fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin>) {
@@ -140,31 +150,6 @@ impl Compose {
         allowed: RangeInclusive<Duration>,
     ) -> Duration {
         self.parse(key, value, |text| scalar::duration(&text, allowed)).unwrap_or(default)
-    }
-
-    fn naming(&mut self, raw: &raw::Secrets) -> Naming {
-        let default = Naming::default();
-        let svid_key = "secrets.default_svid_name";
-        let mut name = |key: &str, value: &Option<String>, default: String| {
-            self.parse(key, value.as_deref(), scalar::name).unwrap_or(default)
-        };
-        let naming = Naming {
-            default_svid: name(svid_key, &raw.default_svid_name, default.default_svid),
-            default_bundle: name("secrets.default_bundle_name", &raw.default_bundle_name, default.default_bundle),
-            all_bundles: name("secrets.default_all_bundles_name", &raw.default_all_bundles_name, default.all_bundles),
-        };
-        // Two names for bundles may be equal, as in SPIRE: the one for our own bundle then wins. A certificate and a
-        // bundle are different kinds of secret, and Envoy would refuse one of them.
-        let bundles =
-            [("default_bundle_name", &naming.default_bundle), ("default_all_bundles_name", &naming.all_bundles)];
-        for (other, _) in bundles.into_iter().filter(|(_, bundle)| **bundle == naming.default_svid) {
-            let written = [svid_key.to_owned(), format!("secrets.{other}")];
-            let at = written.iter().find(|key| self.places.contains_key(*key)).cloned().unwrap_or_default();
-            let rival = if at == svid_key { other } else { "default_svid_name" };
-            let value = quoted(&naming.default_svid);
-            self.complain(&at, format!("{value} is the value of `{rival}` too; a certificate needs a name of its own"));
-        }
-        naming
     }
 
     fn listeners(&mut self, raw: Option<Vec<raw::Listener>>, sources: &[Source]) -> Vec<listen::Config> {

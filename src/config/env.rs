@@ -74,12 +74,16 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
                 return None;
             }
         },
+        "list" if key.ends_with("listeners") => {
+            Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect())
+        }
         "list" if key == "jwt.svids" => Value::List(text.split(',').map(|one| jwt_svid(one.trim(), &origin)).collect()),
-        "list of texts" => {
+        // No short form: the comparison with the schema says what to write.
+        "list" if matches!(key, "hooks" | "outputs") => Value::Text(text.to_owned()),
+        "list" | "list of texts" => {
             let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
             Value::List(text.split(',').map(item).collect())
         }
-        "list" => Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect()),
         "true or false" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Bool),
         "number" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),
         _ => Value::Text(text.to_owned()),

@@ -3,8 +3,18 @@
 //! Nothing here is trusted yet: texts become durations, addresses and names in `compose`. Defaults stand in the schema
 //! for the reader; a test holds them against the defaults of the subsystems, which are the ones that count.
 
+mod hooks;
+mod names;
+mod outputs;
+mod restart;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
+pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
+pub(super) use outputs::{JwtFile, Output};
+pub(super) use restart::{Systemd, WarmStart};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -28,6 +38,10 @@ pub(super) struct Raw {
     /// A shutdown lets streams end in peace for this long, and never takes longer. From 0s to 10m.
     #[schemars(extend("default" = "5s"))]
     pub(super) drain_deadline: Option<String>,
+    /// What is told of events: programs, processes, URLs. docs/hooks.md has examples. By default nothing.
+    pub(super) hooks: Option<Vec<Hook>>,
+    /// Files for programs that do not speak SDS. docs/hooks.md has examples. By default none.
+    pub(super) outputs: Option<Vec<Output>>,
     /// What is written to standard error.
     pub(super) log: Log,
     /// How we live with systemd, or another manager that speaks its protocols.
@@ -164,6 +178,19 @@ pub(super) struct Secrets {
     /// Answer a stream that opens with an empty list of names with everything the client may have, as SPIRE does.
     #[schemars(extend("default" = false))]
     pub(super) wildcard: Option<bool>,
+    /// Which of several identities is the default one. By default the first that the source names.
+    pub(super) default_identity: DefaultIdentity,
+    /// Names of your own, beside those above and the SPIFFE IDs: see docs/names.md.
+    pub(super) names: Option<Vec<Name>>,
+    /// The only names that are answered, beside those of `names` and the tokens: patterns in which `*` stands for anything without
+    /// `/` and `**` for anything. By default every name that has a meaning. Worth setting where names come from
+    /// strangers, as with Envoy's on-demand secrets.
+    #[schemars(extend("examples" = [["default", "ROOTCA"]]))]
+    pub(super) allowed_names: Option<Vec<String>>,
+    /// When the source's revocation lists are put into validation contexts: `complete` where every authority of a trust
+    /// domain has one, `always` where any has one (Envoy then refuses all peers under the others), `never`.
+    #[schemars(extend("enum" = ["complete", "always", "never"], "default" = "complete"))]
+    pub(super) crls: Option<String>,
     /// How long new trust is in place before the certificates that need it are sent, and old trust after the last
     /// certificate that needed it. From 0s to 10s.
     #[schemars(extend("default" = "250ms"))]
@@ -303,39 +330,6 @@ pub(super) struct Log {
     /// commas, exceptions such as `spiffe_sds::server=debug`.
     #[schemars(extend("default" = "info", "examples" = ["warn", "info,spiffe_sds::server=debug"]))]
     pub(super) filter: Option<String>,
-}
-
-/// How we live with systemd.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Systemd {
-    /// When a start counts as successful (`Type=notify`): `identity` once one is held and valid, so that what is ordered
-    /// after us finds it; `listening` at once.
-    #[schemars(extend("enum" = ["identity", "listening"], "default" = "identity"))]
-    pub(super) ready: Option<String>,
-    /// Whether systemd keeps our sockets over a restart (`FileDescriptorStoreMax=`), so that clients wait instead of being
-    /// refused: `auto` does what systemd says, which it does since version 254; `always` for older ones; `never`.
-    #[schemars(extend("enum" = ["auto", "always", "never"], "default" = "auto"))]
-    pub(super) keep_sockets: Option<String>,
-}
-
-/// The last good identity on disk.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct WarmStart {
-    /// The sealed file: absolute, in a directory that exists and that only we write to. Read `docs/warm-start.md` first:
-    /// private keys lie there.
-    #[schemars(extend("examples" = ["/var/lib/spiffe-sds/warm"]))]
-    pub(super) path: Option<String>,
-    /// The file with the key, mode 0600: 32 random bytes or 64 hexadecimal digits. Not beside the sealed file.
-    #[schemars(extend("examples" = ["/etc/spiffe-sds/warm.key"]))]
-    pub(super) key_file: Option<String>,
-    /// The systemd credential with the key, in place of `key_file`, as in `LoadCredentialEncrypted=warm-key`.
-    #[schemars(extend("examples" = ["warm-key"]))]
-    pub(super) credential: Option<String>,
-    /// A state that was sealed longer ago is not used, valid or not: trust may have changed since. From 1m to 30days.
-    #[schemars(extend("default" = "1day"))]
-    pub(super) max_age: Option<String>,
 }
 
 /// Says "text or number" in one `type`, which is easier to read for people and for `shape` than `anyOf`.

@@ -12,7 +12,7 @@ use nix::unistd::{Group, User};
 use super::{quoted, raw::Account};
 use crate::{
     identity::{Hint, SpiffeId, TrustDomain},
-    secret::is_reserved,
+    secret::{self, NameError},
     source::{Endpoint, EndpointError},
     telemetry::logs,
 };
@@ -72,6 +72,14 @@ pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// A name for logs.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(format!("{} is empty or holds control characters; write a name for the log", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
 /// A TCP address that only this machine can reach. Port 0 lets the operating system choose.
 pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| {
@@ -100,22 +108,11 @@ pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 
 /// A resource name that stands for something; it must not look like a name that already means something else.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("is empty; write the name that Envoy asks for".to_owned());
+    match secret::check_name(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error @ NameError::Empty) => Err(error.to_string()),
+        Err(error) => Err(format!("{} {error}", quoted(text))),
     }
-    if is_reserved(&text.to_ascii_lowercase()) && !text.to_ascii_lowercase().starts_with("spiffe:") {
-        return Err(format!("{} looks like the name of a token, which names itself; write another name", quoted(text)));
-    }
-    if text.to_ascii_lowercase().starts_with("spiffe:") {
-        return Err(format!("{} looks like a SPIFFE ID, which names itself; write another name", quoted(text)));
-    }
-    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(format!("{} holds white space or control characters; write another name", quoted(text)));
-    }
-    if text.to_ascii_lowercase().contains("%2e") {
-        return Err(format!("{} holds `%2E`, which stands for a dot in every name; write the dot", quoted(text)));
-    }
-    Ok(text.to_owned())
 }
 
 /// Who verifies a token.

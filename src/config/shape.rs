@@ -72,6 +72,7 @@ fn collect(schema: &Schema, path: &str, keys: &mut Vec<Key>) {
 fn kind(schema: &Schema) -> &'static str {
     match (accepts(schema, "string"), accepts(schema, "integer")) {
         (true, true) => "text or number",
+        (true, false) if accepts(schema, "array") => "text or list",
         (true, false) => "text",
         (false, true) => "number",
         (false, false) if accepts(schema, "boolean") => "true or false",

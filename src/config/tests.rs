@@ -1,5 +1,7 @@
 //! What a configuration is made of, and which part wins. The submodule has everything that can be wrong with one.
 
+mod callbacks;
+mod names;
 mod problems;
 
 use super::*;

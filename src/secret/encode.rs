@@ -1,12 +1,16 @@
 //! Identities as Envoy's `Secret` messages.
 
+use std::sync::Arc;
+
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier},
         extensions::transport_sockets::tls::v3::{
-            CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
-            spiffe_cert_validator_config::TrustDomain as ValidatorDomain,
+            CertificateValidationContext, GenericSecret, Secret, SpiffeCertValidatorConfig, SubjectAltNameMatcher,
+            TlsCertificate, secret, spiffe_cert_validator_config::TrustDomain as ValidatorDomain,
+            subject_alt_name_matcher::SanType,
         },
+        r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
     },
     google::protobuf::Any,
 };
@@ -15,10 +19,14 @@ use prost::{Message as _, Name as _};
 use thiserror::Error;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Flavour, TokenForm};
+use super::{
+    Flavour, TokenForm,
+    revocation::Revocations,
+    table::{SanKind, SanRule, SubjectAltName},
+};
 use crate::{
     identity::{Certificate, Svid, Token, TrustBundle, TrustDomain},
-    xds::Version,
+    xds::{Content, Rank, Version},
 };
 
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
@@ -34,38 +42,23 @@ pub enum EncodeError {
     Key(String),
 }
 
-/// A secret that is complete but for its name, so that all its names share one content and version.
-pub(super) struct Payload {
-    kind: secret::Type,
-    version: Version,
-}
+/// A secret without its name. `envoy-types` knows nothing of secrets, so what it holds of the key is wiped here.
+struct Unnamed(Secret);
 
-impl Payload {
-    /// The digest of the public part.
-    pub(super) fn version(&self) -> &Version {
-        &self.version
-    }
-
-    /// The encoded `Secret` under `name`.
-    pub(super) fn encode(&mut self, name: &str) -> Zeroizing<Vec<u8>> {
-        // Moved in and out again: a clone would be one more copy of the key to wipe.
-        let kind = std::mem::replace(&mut self.kind, secret::Type::GenericSecret(Default::default()));
-        let mut message = Secret { name: name.to_owned(), r#type: Some(kind) };
-        let mut body = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
-        message.encode_raw(&mut *body);
-        if let Some(kind) = message.r#type.take() {
-            self.kind = kind;
-        }
-        body
+impl Unnamed {
+    fn content(kind: secret::Type, version: Version, rank: Rank) -> Arc<Content> {
+        let message = Self(Secret { name: String::new(), r#type: Some(kind) });
+        let mut body = Zeroizing::new(Vec::with_capacity(message.0.encoded_len()));
+        message.0.encode_raw(&mut *body);
+        Arc::new(Content::new(version, rank, body))
     }
 }
 
-/// `envoy-types` knows nothing of secrets, so the key is wiped here.
-impl Drop for Payload {
+impl Drop for Unnamed {
     fn drop(&mut self) {
-        let secret = match &mut self.kind {
-            secret::Type::TlsCertificate(certificate) => &mut certificate.private_key,
-            secret::Type::GenericSecret(generic) => &mut generic.secret,
+        let secret = match &mut self.0.r#type {
+            Some(secret::Type::TlsCertificate(certificate)) => &mut certificate.private_key,
+            Some(secret::Type::GenericSecret(generic)) => &mut generic.secret,
             _ => return,
         };
         if let Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), .. }) = secret {
@@ -75,7 +68,7 @@ impl Drop for Payload {
 }
 
 /// An SVID as a `TlsCertificate`: one PEM block a certificate, leaf first, and the key as PKCS#8 PEM.
-pub(super) fn certificate(svid: &Svid) -> Result<Payload, EncodeError> {
+pub(super) fn certificate(svid: &Svid) -> Result<Arc<Content>, EncodeError> {
     let chain = pem_blocks(svid.chain.iter()).ok_or_else(|| EncodeError::Certificate(svid.id.to_string()))?;
     let key = key_pem(svid.key.pkcs8_der()).ok_or_else(|| EncodeError::Key(svid.id.to_string()))?;
     let parts = std::iter::once("tls_certificate".as_bytes()).chain(svid.chain.iter().map(Certificate::der));
@@ -85,14 +78,23 @@ pub(super) fn certificate(svid: &Svid) -> Result<Payload, EncodeError> {
         private_key: Some(inline(key)),
         ..Default::default()
     };
-    Ok(Payload { kind: secret::Type::TlsCertificate(kind), version })
+    Ok(Unnamed::content(secret::Type::TlsCertificate(kind), version, Rank::Credential))
+}
+
+/// What a validation context says beside its authorities.
+#[derive(Clone, Copy)]
+pub(super) struct Conditions<'a> {
+    pub(super) flavour: Flavour,
+    pub(super) subject_alt_names: &'a [SubjectAltName<String>],
+    pub(super) suppress_client_ca_list: bool,
+    pub(super) revocations: &'a Revocations,
 }
 
 /// A token as a `GenericSecret`; without one, an empty secret: Envoy acknowledges it and then answers 401, where a
 /// removal would leave the old token in use.
 ///
 /// The digest of a token tells nothing of it: its signature alone is more than anybody could try out.
-pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Payload {
+pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Arc<Content> {
     const BEARER: &[u8] = b"Bearer ";
     let prefix = match form {
         TokenForm::Bearer if token.is_some() => BEARER,
@@ -104,39 +106,85 @@ pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Payload {
     bytes.extend_from_slice(compact);
     let version = Version::digest(["generic_secret".as_bytes(), prefix, compact]);
     let kind = GenericSecret { secret: Some(inline(bytes)), ..Default::default() };
-    Payload { kind: secret::Type::GenericSecret(kind), version }
+    Unnamed::content(secret::Type::GenericSecret(kind), version, Rank::Credential)
 }
 
 /// Trust bundles as a `CertificateValidationContext`.
 ///
 /// The SPIFFE flavour keeps each trust domain's authorities apart; domains without authorities are left out, which
-/// makes Envoy refuse their peers (it rejects the whole secret for an empty one). It has no SAN matchers: Envoy ORs them with
-/// its own, so that ours would let peers in that the operator did not name. The plain flavour takes one domain only,
-/// because a pooled list lets every domain sign for every other; without authorities there is no such context.
-pub(super) fn validation(flavour: Flavour, bundles: &[&TrustBundle]) -> Result<Option<Payload>, EncodeError> {
-    let usable: Vec<_> = bundles.iter().filter(|bundle| !bundle.authorities().is_empty()).collect();
-    let label = match flavour {
-        Flavour::Spiffe => "spiffe_validator",
-        Flavour::Plain => "trusted_ca",
-    };
-    let mut parts = vec![label.as_bytes()];
-    for bundle in &usable {
-        parts.push(bundle.trust_domain().as_ref().as_bytes());
-        parts.extend(bundle.authorities().iter().map(Certificate::der));
-    }
-    let version = Version::digest(parts);
-    let context = match flavour {
+/// makes Envoy refuse their peers (it rejects the whole secret for an empty one). It has no SAN matchers unless asked:
+/// Envoy ORs them with its own, so that ours would let peers in that the operator did not name. The plain flavour takes
+/// one domain only, because a pooled list lets every domain sign for every other; without authorities there is no such
+/// context. Revocation lists stand where Envoy looks for them: the SPIFFE validator in the domain's bundle (it ignores
+/// the field `crl`), the plain one in `crl`.
+pub(super) fn validation(bundles: &[&TrustBundle], with: Conditions<'_>) -> Result<Option<Arc<Content>>, EncodeError> {
+    let usable: Vec<_> = bundles.iter().copied().filter(|bundle| !bundle.authorities().is_empty()).collect();
+    let lists = usable.iter().flat_map(|bundle| with.revocations.lists(bundle.trust_domain()));
+    let revokes = lists.clone().next().is_some();
+    let mut context = match with.flavour {
         Flavour::Spiffe => {
-            let domains = usable.iter().map(|bundle| validator_domain(bundle)).collect::<Result<Vec<_>, _>>()?;
-            spiffe_context(domains)
+            let domains = usable.iter().map(|bundle| validator_domain(bundle, with.revocations));
+            spiffe_context(domains.collect::<Result<Vec<_>, _>>()?)
         }
         Flavour::Plain => {
             let [bundle] = usable.as_slice() else { return Ok(None) };
             let trusted_ca = Some(inline(authorities_pem(bundle)?.into_bytes()));
-            CertificateValidationContext { trusted_ca, ..Default::default() }
+            let crl = revokes.then(|| lists_pem(bundle, with.revocations)).transpose()?;
+            let crl = crl.map(|crl| inline(crl.into_bytes()));
+            CertificateValidationContext { trusted_ca, crl, ..Default::default() }
         }
     };
-    Ok(Some(Payload { kind: secret::Type::ValidationContext(context), version }))
+    context.only_verify_leaf_cert_crl = revokes && with.revocations.leaf_only();
+    context.suppress_client_ca_list = with.suppress_client_ca_list;
+    context.match_typed_subject_alt_names = with.subject_alt_names.iter().map(matcher).collect();
+    let version = context_version(&usable, with);
+    Ok(Some(Unnamed::content(secret::Type::ValidationContext(context), version, Rank::Trust)))
+}
+
+/// The digest over everything that makes two contexts differ.
+fn context_version(bundles: &[&TrustBundle], with: Conditions<'_>) -> Version {
+    let label = match with.flavour {
+        Flavour::Spiffe => "spiffe_validator",
+        Flavour::Plain => "trusted_ca",
+    };
+    let mut parts = vec![label.as_bytes()];
+    for bundle in bundles {
+        parts.push(bundle.trust_domain().as_ref().as_bytes());
+        parts.extend(bundle.authorities().iter().map(Certificate::der));
+        let lists = with.revocations.lists(bundle.trust_domain());
+        if !lists.is_empty() {
+            parts.push(if with.revocations.leaf_only() { b"crl of leaf issuers" } else { b"crl" });
+            parts.extend(lists.iter().map(|list| &**list));
+        }
+    }
+    let conditions: Vec<_> =
+        with.subject_alt_names.iter().map(|san| format!("{:?} {:?}", san.kind, san.rule)).collect();
+    for (condition, san) in conditions.iter().zip(with.subject_alt_names) {
+        parts.extend([condition.as_bytes(), san.value.as_bytes()]);
+    }
+    if with.suppress_client_ca_list {
+        parts.push(b"suppress_client_ca_list");
+    }
+    Version::digest(parts)
+}
+
+fn matcher(san: &SubjectAltName<String>) -> SubjectAltNameMatcher {
+    let san_type = match san.kind {
+        SanKind::Uri => SanType::Uri,
+        SanKind::Dns => SanType::Dns,
+        SanKind::Email => SanType::Email,
+        SanKind::IpAddress => SanType::IpAddress,
+    };
+    let value = san.value.clone();
+    let pattern = match san.rule {
+        SanRule::Exact => MatchPattern::Exact(value),
+        SanRule::Prefix => MatchPattern::Prefix(value),
+        SanRule::Suffix => MatchPattern::Suffix(value),
+        SanRule::Contains => MatchPattern::Contains(value),
+        SanRule::Regex => MatchPattern::SafeRegex(RegexMatcher { regex: value, ..Default::default() }),
+    };
+    let matcher = Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() });
+    SubjectAltNameMatcher { san_type: san_type.into(), matcher, ..Default::default() }
 }
 
 fn spiffe_context(trust_domains: Vec<ValidatorDomain>) -> CertificateValidationContext {
@@ -146,16 +194,25 @@ fn spiffe_context(trust_domains: Vec<ValidatorDomain>) -> CertificateValidationC
     CertificateValidationContext { custom_validator_config: Some(validator), ..Default::default() }
 }
 
-fn validator_domain(bundle: &TrustBundle) -> Result<ValidatorDomain, EncodeError> {
+fn validator_domain(bundle: &TrustBundle, revocations: &Revocations) -> Result<ValidatorDomain, EncodeError> {
+    let pem = authorities_pem(bundle)? + &lists_pem(bundle, revocations)?;
     Ok(ValidatorDomain {
         name: TrustDomain::as_ref(bundle.trust_domain()).to_owned(),
-        trust_bundle: Some(inline(authorities_pem(bundle)?.into_bytes())),
+        trust_bundle: Some(inline(pem.into_bytes())),
         workload_trust_domain: String::new(),
     })
 }
 
 fn authorities_pem(bundle: &TrustBundle) -> Result<String, EncodeError> {
     pem_blocks(bundle.authorities().iter())
+        .ok_or_else(|| EncodeError::Certificate(format!("spiffe://{}", bundle.trust_domain())))
+}
+
+fn lists_pem(bundle: &TrustBundle, revocations: &Revocations) -> Result<String, EncodeError> {
+    let lists = revocations.lists(bundle.trust_domain()).iter();
+    lists
+        .map(|list| pem_rfc7468::encode_string("X509 CRL", LineEnding::LF, list).ok())
+        .collect::<Option<String>>()
         .ok_or_else(|| EncodeError::Certificate(format!("spiffe://{}", bundle.trust_domain())))
 }
 

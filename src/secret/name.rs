@@ -6,6 +6,8 @@ pub use jwt::{JwtName, TokenForm};
 
 use std::borrow::Cow;
 
+use thiserror::Error;
+
 use crate::identity::{SpiffeId, TrustDomain};
 
 /// The three names that are not SPIFFE IDs, with SPIRE's defaults (`sds` block of its agent configuration).
@@ -22,6 +24,61 @@ pub struct Naming {
 impl Default for Naming {
     fn default() -> Self {
         Self { default_svid: "default".into(), default_bundle: "ROOTCA".into(), all_bundles: "ALL".into() }
+    }
+}
+
+impl Naming {
+    /// The key of the configuration that gives `name` its meaning, if one does.
+    #[must_use]
+    pub fn reserved(&self, name: &str) -> Option<&'static str> {
+        let names = [
+            (&self.default_svid, "default_svid_name"),
+            (&self.default_bundle, "default_bundle_name"),
+            (&self.all_bundles, "default_all_bundles_name"),
+        ];
+        names.into_iter().find(|(reserved, _)| *reserved == name).map(|(_, key)| key)
+    }
+
+    /// Whether `name` has a meaning already.
+    #[must_use]
+    pub fn reserves(&self, name: &str) -> bool {
+        self.reserved(name).is_some()
+    }
+}
+
+/// Why a name cannot be given to something: it looks like one that has a meaning already, or is hard to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Nobody can ask for it.
+    #[error("is empty; write the name that Envoy asks for")]
+    Empty,
+    /// Those name themselves.
+    #[error("looks like a SPIFFE ID, which names itself; write another name")]
+    SpiffeId,
+    /// Those do too.
+    #[error("looks like the name of a token, which names itself; write another name")]
+    Token,
+    /// Invisible or not allowed in a log line.
+    #[error("holds white space or control characters; write another name")]
+    Unprintable,
+    /// Two spellings of one name.
+    #[error("holds `%2E`, which stands for a dot in every name; write the dot")]
+    EncodedDot,
+}
+
+/// Whether `name` can be given to something.
+///
+/// # Errors
+/// [`NameError`].
+pub fn check(name: &str) -> Result<(), NameError> {
+    let lower = name.to_ascii_lowercase();
+    match () {
+        () if name.is_empty() => Err(NameError::Empty),
+        () if lower.starts_with("spiffe:") => Err(NameError::SpiffeId),
+        () if is_reserved(&lower) => Err(NameError::Token),
+        () if name.contains(|c: char| c.is_control() || c.is_whitespace()) => Err(NameError::Unprintable),
+        () if lower.contains("%2e") => Err(NameError::EncodedDot),
+        () => Ok(()),
     }
 }
 
@@ -85,7 +142,7 @@ pub fn dot_free(name: &str) -> Option<String> {
     name.contains('.').then(|| name.replace('.', "%2E"))
 }
 
-fn decode_dots(name: &str) -> Cow<'_, str> {
+pub(super) fn decode_dots(name: &str) -> Cow<'_, str> {
     if name.contains('%') { Cow::Owned(name.replace("%2E", ".")) } else { Cow::Borrowed(name) }
 }
 

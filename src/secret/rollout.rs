@@ -20,12 +20,15 @@ pub fn stages(old: &IdentitySnapshot, new: &IdentitySnapshot) -> Vec<IdentitySna
     let last = IdentitySnapshot { bundles: with_withdrawn(&old.bundles, &new.bundles), ..new.clone() };
     let both = union(&old.bundles, &last.bundles);
     let mut stages = Vec::new();
+    // As long as an authority is trusted its revocation list counts; one without the other would be worse than neither.
+    let mut crls = [old.crls.as_slice(), &last.crls].concat();
+    crls.sort_unstable();
+    crls.dedup();
     if both != old.bundles && old.svids != last.svids {
-        let crls = last.crls.clone();
-        stages.push(IdentitySnapshot { bundles: both.clone(), crls, ..old.clone() });
+        stages.push(IdentitySnapshot { bundles: both.clone(), crls: crls.clone(), ..old.clone() });
     }
     if both != last.bundles && (old.svids != last.svids || both != old.bundles) {
-        stages.push(IdentitySnapshot { bundles: both, ..last.clone() });
+        stages.push(IdentitySnapshot { bundles: both, crls, ..last.clone() });
     }
     if last != *old {
         stages.push(last);

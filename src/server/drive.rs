@@ -28,8 +28,8 @@ use super::{
     publish::Feed,
 };
 use crate::{
-    secret::Flavour,
-    xds::{Limits, Refusal, ResourceSet, Service, StreamState, Wire},
+    secret::{Flavour, NodeNames},
+    xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
 };
 
 /// Requests taken in before other streams of the connection get their turn.
@@ -41,6 +41,8 @@ pub(super) struct Drive<W> {
     inbound: Inbound<W>,
     state: StreamState,
     feed: WatchStream<Feed>,
+    /// Names that only this client has.
+    names: Arc<NodeNames>,
     now: Option<Arc<ResourceSet>>,
     flavour: Flavour,
     /// The client's flavours: by default, and with the SPIFFE validator disabled.
@@ -62,19 +64,21 @@ impl<W: Wire> Drive<W> {
         let settings = shared.settings.now();
         let limits = Limits { names: settings.config.limits.names_per_stream as usize };
         let wildcard = settings.secrets.wildcard;
+        let (feed, names) = shared.admit_anyone();
+        let flavours = Flavour::either(&Node::default());
         Self {
             inbound: Inbound::new(body, settings.config.limits.request_bytes as usize),
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
-            // The flavour is known with the first request; until then any feed will do to hear of the end.
-            feed: WatchStream::new(shared.feeds.of(Flavour::Spiffe)),
+            feed: WatchStream::new(feed),
+            names,
             now: None,
-            flavour: Flavour::Spiffe,
-            flavours: (Flavour::Spiffe, Flavour::Spiffe),
+            flavour: settings.flavour(flavours),
+            flavours,
             tail: None,
             deaf: false,
             ended: false,
             opened: Instant::now(),
-            observer: StreamObserver::new(shared.events.clone(), W::VARIANT, service, peer),
+            observer: StreamObserver::new(shared.clone(), W::VARIANT, service, peer),
             _permit: permit,
             wire: PhantomData,
             shared,
@@ -109,8 +113,12 @@ impl<W: Wire> Drive<W> {
         let age = self.age();
         let event = self.state.on_request(message, age).map_err(|refusal| self.refuse(&refusal))?;
         if let Some(node) = &event.node {
+            let (feed, names) = self.shared.admit(node);
+            self.feed = WatchStream::new(feed);
+            self.names = names;
+            self.now = None;
             self.flavours = Flavour::either(node);
-            self.choose();
+            self.flavour = self.shared.settings.flavour(self.flavours);
         }
         self.observer.heard(&event, &self.state);
         Ok(())
@@ -118,8 +126,7 @@ impl<W: Wire> Drive<W> {
 
     /// Follows the feed of the flavour that is right now; the configuration has a say in it and may change.
     fn choose(&mut self) {
-        let disabled = self.shared.settings.now().secrets.disable_spiffe_cert_validation;
-        let flavour = if disabled { self.flavours.1 } else { self.flavours.0 };
+        let flavour = self.shared.settings.flavour(self.flavours);
         if flavour != self.flavour {
             self.flavour = flavour;
             self.feed = WatchStream::new(self.shared.feeds.of(flavour));
@@ -139,8 +146,8 @@ impl<W: Wire> Drive<W> {
         loop {
             match Pin::new(&mut self.feed).poll_next(cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Feed::Live(set))) => {
-                    self.now = Some(set);
+                Poll::Ready(Some(Feed::Live(view))) => {
+                    self.now = Some(view.for_node(&self.names));
                     self.choose();
                 }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,

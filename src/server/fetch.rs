@@ -9,10 +9,7 @@ use http_body_util::StreamBody;
 use tonic::{Status, body::Body};
 
 use super::{Shared, inbound::Inbound, publish::Feed, service::respond};
-use crate::{
-    secret::Flavour,
-    xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
-};
+use crate::xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw};
 
 /// How long a client may take to send its one request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,10 +52,11 @@ pub(super) fn find<T>(
     if names.len() > limit {
         return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
     }
-    let feed = shared.feeds.of(Flavour::of(node, &shared.settings.now().secrets));
-    let Feed::Live(now) = feed.borrow().clone() else {
+    let (feed, own_names) = shared.admit(node);
+    let Feed::Live(view) = feed.borrow().clone() else {
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
+    let now = view.for_node(&own_names);
     if !now.is_known() {
         return Err(Status::unavailable("no identity has been received yet; ask again"));
     }

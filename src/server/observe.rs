@@ -2,11 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::peer::Peer;
+use super::{Shared, peer::Peer};
 use crate::xds::{Answer, Event, Outgoing, ResourceName, Service, StreamState, Update, Variant, Version};
+
+/// Names in one line of the log.
+const NAMES_SHOWN: usize = 8;
 
 /// Who is on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,16 +79,16 @@ pub enum StreamEvent {
 
 /// Watches one stream; says that it is gone when dropped.
 pub(super) struct StreamObserver {
-    events: broadcast::Sender<StreamEvent>,
+    shared: Arc<Shared>,
     client: Arc<Client>,
     opened: bool,
     ended: Option<Code>,
 }
 
 impl StreamObserver {
-    pub(super) fn new(events: broadcast::Sender<StreamEvent>, variant: Variant, service: Service, peer: Peer) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, variant: Variant, service: Service, peer: Peer) -> Self {
         let client = Client { peer, node: String::new(), cluster: String::new(), variant, service };
-        Self { events, client: Arc::new(client), opened: false, ended: None }
+        Self { shared, client: Arc::new(client), opened: false, ended: None }
     }
 
     /// A request came in.
@@ -118,7 +121,9 @@ impl StreamObserver {
             }
             Answer::Nacked { resource: Some((name, version)), rejection } => {
                 let detail = rejection.message.as_str();
-                tracing::warn!(client = %self.client, %name, %version, detail, "resource rejected by the client, it keeps what it had");
+                if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
+                    tracing::warn!(client = %self.client, %name, %version, detail, unsaid, "resource rejected by the client, it keeps what it had");
+                }
                 self.emit(|client| StreamEvent::Nacked {
                     client,
                     name: name.clone(),
@@ -143,7 +148,11 @@ impl StreamObserver {
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
             Some(Update::Removed { names, .. }) => {
-                tracing::info!(client = %self.client, ?names, "names not available to this client");
+                // An aggregated stream may be told of thousands at once.
+                let shown = names.get(..NAMES_SHOWN).unwrap_or(names);
+                if let Some(unsaid) = self.shared.floods.refused.take(Instant::now()) {
+                    tracing::info!(client = %self.client, count = names.len(), names = ?shown, unsaid, "names not available to this client");
+                }
             }
             None => {}
         }
@@ -158,9 +167,10 @@ impl StreamObserver {
     }
 
     fn emit(&self, event: impl FnOnce(Arc<Client>) -> StreamEvent) {
-        if self.events.receiver_count() > 0 {
+        let events = &self.shared.events;
+        if events.receiver_count() > 0 {
             // Nobody listening any more is not an error.
-            let _ = self.events.send(event(self.client.clone()));
+            let _ = events.send(event(self.client.clone()));
         }
     }
 }

@@ -14,15 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::live::Live;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
-    secret::{self, Change, Flavour, Part, SecretCatalog},
-    xds::ResourceSet,
+    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog, View},
 };
 
 /// What a stream follows.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
     /// The newest resources.
-    Live(Arc<ResourceSet>),
+    Live(Arc<View>),
     /// The server is going away: end in good order.
     Closing,
 }
@@ -66,10 +65,21 @@ pub(super) struct Publisher {
     plain: watch::Sender<Feed>,
     /// What streams have been given last, `None` before anything and after a denial.
     published: Option<Arc<IdentitySnapshot>>,
-    /// The same encoded, SPIFFE and plain, `None` before anything.
-    encoded: Option<[Part; 2]>,
+    /// The same encoded, `None` before anything.
+    encoded: Option<Encoded>,
     tokens: Part,
     pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
+    /// What the log has been told about it.
+    noted: Vec<Note>,
+}
+
+/// One state, as clients of each flavour get it.
+#[derive(Debug)]
+struct Encoded {
+    /// `None` for a workload that is entitled to nothing.
+    contents: Option<Arc<Contents>>,
+    spiffe: Part,
+    plain: Part,
 }
 
 /// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
@@ -94,15 +104,15 @@ impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let pending = || Feed::Live(Arc::new(ResourceSet::pending()));
+        let pending = || Feed::Live(Arc::new(catalog.pending()));
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
-        let catalog = catalog.jwt_svids(config.jwt_svids.clone());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
         let pace = Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None };
         let (ask, asked) = mpsc::channel(1);
         let pulse = (Pulse(ask), asked);
-        let publisher = Self { catalog, pace, spiffe, plain, published: None, encoded: None, tokens, pulse };
+        let (published, encoded, noted) = (None, None, Vec::new());
+        let publisher = Self { catalog, pace, spiffe, plain, published, encoded, tokens, pulse, noted };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
 
@@ -167,7 +177,8 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
-                self.encoded = Some([self.catalog.nothing(), self.catalog.nothing()]);
+                let nothing = self.catalog.nothing();
+                self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
                 self.send();
                 return Next::Nothing;
             }
@@ -200,7 +211,7 @@ impl Publisher {
     /// Serves what is published by other rules. A rollout goes on where it is: neither its step nor its hold changes.
     fn retune(&mut self, config: &secret::Config) {
         self.pace.hold = config.rollout_hold;
-        let named = self.catalog.clone().named(config.naming.clone());
+        let named = self.catalog.clone().configured(config.clone());
         let before = std::mem::replace(&mut self.catalog, named);
         if let Some(published) = self.published.clone()
             && !self.render(&published)
@@ -213,21 +224,39 @@ impl Publisher {
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.
-    fn render(&mut self, step: &IdentitySnapshot) -> bool {
-        let now = SystemTime::now();
-        let spiffe = self.catalog.x509(step, Flavour::Spiffe, now);
-        let plain = self.catalog.x509(step, Flavour::Plain, now);
-        match (spiffe, plain) {
-            (Ok(spiffe), Ok(plain)) => {
-                self.encoded = Some([spiffe, plain]);
+    fn render(&mut self, step: &Arc<IdentitySnapshot>) -> bool {
+        let encoded = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
+            let spiffe = self.catalog.x509(&contents, Flavour::Spiffe)?;
+            let plain = self.catalog.x509(&contents, Flavour::Plain)?;
+            Ok((contents, spiffe, plain))
+        });
+        match encoded {
+            Ok((contents, spiffe, plain)) => {
+                self.note(contents.notes());
+                self.encoded = Some(Encoded { contents: Some(contents), spiffe, plain });
                 self.send();
                 true
             }
-            (Err(error), _) | (_, Err(error)) => {
+            Err(error) => {
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
         }
+    }
+
+    /// Says what is new since the last state.
+    fn note(&mut self, notes: &[Note]) {
+        for note in notes.iter().filter(|note| !self.noted.contains(note)) {
+            match note {
+                Note::NoDefault(wanted) => {
+                    tracing::warn!(%wanted, "no identity is the default one that is configured, its name waits for one");
+                }
+                Note::IncompleteCrls(trust_domain) => {
+                    tracing::warn!(%trust_domain, "some authorities of the trust domain have no revocation list");
+                }
+            }
+        }
+        self.noted = notes.to_vec();
     }
 
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
@@ -239,13 +268,14 @@ impl Publisher {
     /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
     /// would withdraw what clients hold from before our start.
     fn send(&self) {
-        let Some([spiffe, plain]) = &self.encoded else { return };
-        for (feed, part) in [(&self.spiffe, spiffe), (&self.plain, plain)] {
-            let set = part.join(&self.tokens);
+        let Some(encoded) = &self.encoded else { return };
+        let feeds = [(&self.spiffe, Flavour::Spiffe, &encoded.spiffe), (&self.plain, Flavour::Plain, &encoded.plain)];
+        for (feed, flavour, x509) in feeds {
+            let view = self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens);
             feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live) if live.state() == set.state());
+                let same = matches!(current, Feed::Live(live) if live.says_the_same_as(&view));
                 if !same {
-                    *current = Feed::Live(Arc::new(set));
+                    *current = Feed::Live(Arc::new(view));
                 }
                 !same
             });

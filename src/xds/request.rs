@@ -117,6 +117,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// A metadata value that is text.
+    #[must_use]
+    pub fn metadata_text(&self, key: &str) -> Option<&str> {
+        match self.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// A metadata value that is a boolean, or a string that spells one as Go's `strconv.ParseBool` reads it;
     /// anything else is as good as absent (what SPIRE does with `disable_spiffe_cert_validation`).
     #[must_use]

@@ -78,33 +78,64 @@ pub struct Origin {
     pub control_plane: String,
 }
 
+/// One version of what a resource says, without its name: encoded once, shared by all its names. Wiped when the last
+/// of them is gone.
+pub struct Content {
+    version: Version,
+    rank: Rank,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Content {
+    /// A content whose `body` is an encoded message without its name, which is field 1 of every named xDS resource.
+    #[must_use]
+    pub fn new(version: Version, rank: Rank, body: Zeroizing<Vec<u8>>) -> Self {
+        Self { version, rank, body }
+    }
+
+    /// The digest of its public part.
+    #[must_use]
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// When it is sent among others.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// The encoded message but for its name.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Content({}, {} bytes)", self.version, self.body.len())
+    }
+}
+
 /// One version of one named resource.
 ///
 /// Its frames are built on first use and then shared by every stream: the number of copies of a private key depends on
-/// the number of names and not on the number of clients. All of them are wiped when the last stream lets go.
+/// the number of names in use and not on the number of clients. All of them are wiped when the last stream lets go.
 pub struct Resource {
     name: ResourceName,
-    version: Version,
-    rank: Rank,
     listed: bool,
-    body: Zeroizing<Vec<u8>>,
+    content: Arc<Content>,
     origin: Arc<Origin>,
     sotw: OnceLock<Frames>,
     delta: OnceLock<Frames>,
 }
 
 impl Resource {
-    /// A resource whose `body` is an encoded message of `origin.type_url` that itself carries `name`.
+    /// A name for a content that is a message of `origin.type_url`.
     #[must_use]
-    pub fn new(
-        name: ResourceName,
-        version: Version,
-        rank: Rank,
-        listed: bool,
-        body: Zeroizing<Vec<u8>>,
-        origin: Arc<Origin>,
-    ) -> Self {
-        Self { name, version, rank, listed, body, origin, sotw: OnceLock::new(), delta: OnceLock::new() }
+    pub fn new(name: ResourceName, listed: bool, content: Arc<Content>, origin: Arc<Origin>) -> Self {
+        Self { name, listed, content, origin, sotw: OnceLock::new(), delta: OnceLock::new() }
     }
 
     /// The name it is asked by.
@@ -116,13 +147,13 @@ impl Resource {
     /// The digest of its public content.
     #[must_use]
     pub fn version(&self) -> &Version {
-        &self.version
+        &self.content.version
     }
 
     /// When it is sent among others.
     #[must_use]
     pub fn rank(&self) -> Rank {
-        self.rank
+        self.content.rank
     }
 
     /// Whether a wildcard subscription includes it; aliases are not listed.
@@ -137,10 +168,10 @@ impl Resource {
         &self.origin
     }
 
-    /// The encoded message.
+    /// What it says under any of its names.
     #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
+    pub fn content(&self) -> &Arc<Content> {
+        &self.content
     }
 
     pub(super) fn frames(&self, variant: Variant) -> &Frames {
@@ -153,7 +184,7 @@ impl Resource {
 
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Resource({} @ {}, {} bytes)", self.name, self.version, self.body.len())
+        write!(f, "Resource({} @ {}, {} bytes)", self.name, self.version(), self.content.body.len())
     }
 }
 
@@ -180,6 +211,8 @@ pub struct ResourceSet {
     known: bool,
     resources: BTreeMap<ResourceName, Option<Arc<Resource>>>,
     possible: Absence,
+    /// What many peers share, below the names of one.
+    base: Option<Arc<ResourceSet>>,
 }
 
 impl ResourceSet {
@@ -187,7 +220,7 @@ impl ResourceSet {
     #[must_use]
     pub fn pending() -> Self {
         let state = Version::claimed("pending");
-        Self { state, known: false, resources: BTreeMap::new(), possible: Arc::new(|_| true) }
+        Self { state, known: false, resources: BTreeMap::new(), possible: Arc::new(|_| true), base: None }
     }
 
     /// A complete set. `withheld` names exist but must not be sent now (an expired certificate, say);
@@ -201,10 +234,25 @@ impl ResourceSet {
         let mut all: BTreeMap<_, _> = withheld.into_iter().map(|name| (name, None)).collect();
         all.extend(resources.into_iter().map(|resource| (resource.name.clone(), Some(resource))));
         let state = Version::digest(all.iter().flat_map(|(name, resource)| {
-            let version = resource.as_ref().map_or("", |resource| resource.version.as_str());
+            let version = resource.as_ref().map_or("", |resource| resource.version().as_str());
             [name.as_str().as_bytes(), version.as_bytes()]
         }));
-        Self { state, known: true, resources: all, possible }
+        Self { state, known: true, resources: all, possible, base: None }
+    }
+
+    /// `base` with further names for one peer or a few. What `base` knows, or knows to be possible, is as it is there.
+    #[must_use]
+    pub fn over(
+        base: &Arc<Self>,
+        resources: impl IntoIterator<Item = Arc<Resource>>,
+        withheld: impl IntoIterator<Item = ResourceName>,
+        possible: Absence,
+    ) -> Self {
+        let mut set = Self::new(resources, withheld, possible);
+        set.state = Version::digest([base.state.as_str().as_bytes(), set.state.as_str().as_bytes()]);
+        set.known = base.known;
+        set.base = Some(Arc::clone(base));
+        set
     }
 
     /// A digest over every name and version: equal sets have nothing new to say.
@@ -222,6 +270,10 @@ impl ResourceSet {
     /// What `name` means right now.
     #[must_use]
     pub fn lookup(&self, name: &str) -> Lookup<'_> {
+        match self.base.as_ref().map(|base| base.lookup(name)) {
+            None | Some(Lookup::Impossible) => {}
+            Some(known) => return known,
+        }
         match self.resources.get(name) {
             _ if !self.known => Lookup::Withheld,
             Some(Some(resource)) => Lookup::Available(resource),
@@ -231,9 +283,13 @@ impl ResourceSet {
         }
     }
 
-    /// Every resource that can be sent now, by name.
+    /// Every resource that can be sent now, each layer by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values().flatten()
+        let base: Box<dyn Iterator<Item = &Arc<Resource>>> = match &self.base {
+            Some(base) => Box::new(base.iter()),
+            None => Box::new(std::iter::empty()),
+        };
+        base.chain(self.resources.values().flatten())
     }
 
     /// What a wildcard subscription includes.
@@ -278,5 +334,34 @@ mod tests {
         assert!(matches!(known.lookup("w"), Lookup::Withheld));
         assert!(matches!(known.lookup("later"), Lookup::Absent));
         assert!(matches!(known.lookup("never"), Lookup::Impossible));
+    }
+
+    #[test]
+    fn a_layer_adds_names_and_changes_none() {
+        let resource = |name: &str, version: &str| {
+            let origin = Arc::new(Origin { type_url: "t", control_plane: "c".into() });
+            let content = Content::new(Version::claimed(version), Rank::Credential, Zeroizing::default());
+            Arc::new(Resource::new(name.into(), true, Arc::new(content), origin))
+        };
+        let base = ResourceSet::new([resource("a", "1")], ["w".into()], Arc::new(|name| name == "later"));
+        let base = Arc::new(base);
+        let layer = |version: &str| {
+            let own = [resource("a", "9"), resource("own", version), resource("w", "9"), resource("later", "9")];
+            ResourceSet::over(&base, own, [], Arc::new(|name| name == "soon"))
+        };
+        let set = layer("1");
+        let found = |name: &str| match set.lookup(name) {
+            Lookup::Available(resource) => resource.version().to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(
+            ["a", "own", "w", "later", "soon", "x"].map(found),
+            ["1", "1", "Withheld", "Absent", "Absent", "Impossible"]
+        );
+        assert_eq!(set.state(), layer("1").state());
+        assert_ne!(set.state(), layer("2").state());
+        assert_ne!(set.state(), base.state());
+        let pending = ResourceSet::over(&Arc::new(ResourceSet::pending()), [], [], Arc::new(|_| false));
+        assert!(!pending.is_known() && matches!(pending.lookup("x"), Lookup::Withheld));
     }
 }

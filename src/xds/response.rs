@@ -23,6 +23,8 @@ mod field {
     pub(super) const REMOVED: u32 = 6;
     pub(super) const SOTW_CONTROL_PLANE: u32 = 6;
     pub(super) const DELTA_CONTROL_PLANE: u32 = 7;
+    /// Of every named xDS resource, such as `Secret`.
+    pub(super) const NAME: u32 = 1;
     /// `envoy.service.discovery.v3.Resource`.
     pub(super) mod resource {
         pub(in super::super) const VERSION: u32 = 1;
@@ -99,7 +101,7 @@ pub(super) fn encode(resource: &Resource, variant: Variant) -> Frames {
         Variant::Delta => resource.version().clone(),
     };
     let origin = resource.origin();
-    let any = string_len(field::any::TYPE_URL, origin.type_url) + bytes_len(field::any::VALUE, resource.body().len());
+    let any = string_len(field::any::TYPE_URL, origin.type_url) + bytes_len(field::any::VALUE, message_len(resource));
     let entry = match variant {
         Variant::Sotw => any,
         Variant::Delta => {
@@ -149,7 +151,7 @@ pub(super) fn without_resources(
 #[must_use]
 pub fn unary_frame(origin: &Origin, resources: &[&Resource]) -> Bytes {
     let any_len = |resource: &Resource| {
-        string_len(field::any::TYPE_URL, origin.type_url) + bytes_len(field::any::VALUE, resource.body().len())
+        string_len(field::any::TYPE_URL, origin.type_url) + bytes_len(field::any::VALUE, message_len(resource))
     };
     let rest: usize = resources.iter().map(|resource| bytes_len(field::RESOURCES, any_len(resource))).sum();
     let envelope = Envelope::of(Variant::Sotw, origin, "", "");
@@ -211,8 +213,14 @@ fn control_plane_field(variant: Variant) -> u32 {
 
 fn put_any(out: &mut impl BufMut, origin: &Origin, resource: &Resource) {
     put_string(out, field::any::TYPE_URL, origin.type_url);
-    put_length_key(out, field::any::VALUE, resource.body().len());
-    out.put_slice(resource.body());
+    put_length_key(out, field::any::VALUE, message_len(resource));
+    put_string(out, field::NAME, resource.name().as_str());
+    out.put_slice(resource.content().body());
+}
+
+/// The resource's own message: its name, then its content.
+fn message_len(resource: &Resource) -> usize {
+    string_len(field::NAME, resource.name().as_str()) + resource.content().body().len()
 }
 
 fn put_length_key(out: &mut impl BufMut, tag: u32, len: usize) {
@@ -244,12 +252,12 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::xds::{Rank, SECRET_TYPE_URL};
+    use crate::xds::{Content, Rank, SECRET_TYPE_URL};
 
     fn resource() -> Resource {
-        let body = Secret { name: "default".into(), r#type: None }.encode_to_vec();
+        let content = Content::new(Version::claimed("v1"), Rank::Credential, Zeroizing::default());
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "spiffe-sds/test".into() });
-        Resource::new("default".into(), Version::claimed("v1"), Rank::Credential, false, Zeroizing::new(body), origin)
+        Resource::new("default".into(), false, Arc::new(content), origin)
     }
 
     fn decode<M: prost::Message + Default>(frame: &Frame) -> M {

@@ -9,10 +9,10 @@ const LAYERS: &[&[&str]] = &[
     &["app"],
     // Composes the small `Config` of each subsystem; only what starts the program reads it.
     &["config"],
-    &["server", "admin", "source", "dev", "client"],
+    &["server", "admin", "source", "dev", "client", "hooks", "output"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
-    &["lifecycle", "systemd"],
+    &["lifecycle", "detached", "systemd"],
     // Generated from `proto/`.
     &["workload_api_proto"],
 ];
@@ -21,6 +21,9 @@ const LAYERS: &[&[&str]] = &[
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("dev", "source::Endpoint", "the issuer listens on the same kind of address that the client dials"),
     ("client", "source::Endpoint", "servers are dialled at the same kind of address as sources"),
+    ("hooks", "source::backoff", "one way to wait between attempts"),
+    ("output", "source::backoff", "one way to wait between attempts"),
+    ("output", "source::decode::serial", "serial numbers look the same in all events"),
 ];
 
 /// Modules that only the named ones may import, whatever their layer.

@@ -25,7 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes one request with this certificate: the serial of the server's if it is answered with 200, else why not.
 pub async fn request(address: SocketAddr, present: &Issued) -> Result<String, String> {
-    match timeout(PATIENCE, exchange(address, present)).await {
+    request_to(address, "server", present).await
+}
+
+/// The same, calling the server by this name.
+pub async fn request_to(address: SocketAddr, name: &str, present: &Issued) -> Result<String, String> {
+    match timeout(PATIENCE, exchange(address, name, present)).await {
         Ok(Ok((serial, answer))) if answer.starts_with("HTTP/1.1 200") => Ok(serial),
         Ok(Ok((_, answer))) => Err(format!("answered {:?}", answer.lines().next())),
         Ok(Err(error)) => Err(error.to_string()),
@@ -33,9 +38,9 @@ pub async fn request(address: SocketAddr, present: &Issued) -> Result<String, St
     }
 }
 
-async fn exchange(address: SocketAddr, present: &Issued) -> std::io::Result<(String, String)> {
+async fn exchange(address: SocketAddr, name: &str, present: &Issued) -> std::io::Result<(String, String)> {
     let stream = TcpStream::connect(address).await?;
-    let name = ServerName::try_from("server").unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = TlsConnector::from(Arc::new(config(present))).connect(name, stream).await?;
     let serial = serial(&stream.get_ref().1.peer_certificates().unwrap()[0]);
     stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await?;

@@ -237,6 +237,11 @@ impl Events {
         bounded(found).await
     }
 
+    /// What has happened so far.
+    pub fn now(&mut self) -> Vec<StreamEvent> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+    }
+
     /// Until `count` streams have said their first word, which the server has then answered, if it has an answer.
     pub async fn opened(&mut self, count: usize) {
         for _ in 0..count {

@@ -21,7 +21,7 @@ impl Compose {
         jwt::Config { svids, keys: false }
     }
 
-    fn jwt_request(&mut self, key: &str, raw: raw::JwtSvid) -> Option<JwtRequest> {
+    pub(super) fn jwt_request(&mut self, key: &str, raw: raw::JwtSvid) -> Option<JwtRequest> {
         let sound = self.is_sound(key);
         let mut audience = BTreeSet::new();
         for (index, raw::Audience(text)) in raw.audience.unwrap_or_default().into_iter().enumerate() {

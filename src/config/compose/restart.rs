@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Compose, quoted, raw};
+use super::{super::quoted, Compose, raw};
 use crate::{
     source::warm,
     systemd::{self, notify::ReadyWhen},

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The problems of a file, one a line; the endpoint is set by a flag so that it is never one of them.
-fn problems(yaml: &str) -> Vec<String> {
+pub(super) fn problems(yaml: &str) -> Vec<String> {
     let mut sources = sources(yaml);
     let value = "unix:///run/agent.sock".to_owned();
     sources.flags.push(Flag { flag: "--endpoint", key: "source.workload_api.endpoint".into(), value });

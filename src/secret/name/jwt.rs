@@ -49,7 +49,7 @@ pub struct JwtName {
 impl JwtName {
     /// Reads a name with its dots as dots; `None` for what is no name of a token, or not spelt as it must be.
     #[must_use]
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    pub(in crate::secret) fn parse(name: &str) -> Option<Self> {
         let (word, rest) = name.split_once(':')?;
         let form = TokenForm::ALL.into_iter().find(|form| form.word() == word)?;
         let (audiences, subject) = rest.split_once(';').map_or((rest, None), |(rest, subject)| (rest, Some(subject)));

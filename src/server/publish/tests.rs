@@ -23,7 +23,7 @@ fn state(leaf: &str, authorities: &[&str]) -> Availability {
 async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec<(u128, Version, Version)> {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
     let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
     let (_steering, settings) = live::channel(crate::server::Config::default(), config.clone());
     let (states, receiver) = watch::channel(Availability::Pending);
     let stop = CancellationToken::new();
@@ -34,8 +34,8 @@ async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec
         let begun = Instant::now();
         let mut seen = Vec::new();
         while feed.changed().await.is_ok() {
-            let Feed::Live(set) = feed.borrow_and_update().clone() else { break };
-            let version = |name| match set.lookup(name) {
+            let Feed::Live(view) = feed.borrow_and_update().clone() else { break };
+            let version = |name| match view.set().lookup(name) {
                 Lookup::Available(resource) => resource.version().clone(),
                 other => panic!("{name} is {other:?}"),
             };

@@ -4,6 +4,8 @@
 //! what is not used, such as Envoy's 60 KB of extensions, is skipped. Responses are written straight into a buffer that
 //! is wiped; nothing in between holds a copy of a key.
 
+mod matchers;
+
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use envoy_types::pb::envoy::{
@@ -103,7 +105,8 @@ pub(super) fn render(version: &Version, found: &[&Resource]) -> Result<Bytes, Re
     let mut secrets = Vec::new();
     for resource in found {
         let unknown = || RenderError::Unknown(resource.name().as_str().to_owned());
-        let mut secret = Wiped(Secret::decode(resource.body()).map_err(|_| unknown())?);
+        let mut secret = Wiped(Secret::decode(resource.content().body()).map_err(|_| unknown())?);
+        resource.name().as_str().clone_into(&mut secret.0.name);
         if !is_known(&mut secret.0) {
             return Err(unknown());
         }
@@ -111,8 +114,8 @@ pub(super) fn render(version: &Version, found: &[&Resource]) -> Result<Bytes, Re
     }
     let resources = secrets.iter().map(|secret| json_secret(&secret.0)).collect();
     let response = JsonResponse { version_info: version.as_str(), type_url: SECRET_TYPE_URL, resources };
-    // Twice the size is more than base64 and the names take: a buffer that grew would leave copies behind.
-    let size = found.iter().map(|resource| resource.body().len() * 2 + 1024).sum();
+    // Twice the size is more than base64, the names and the matchers take: a buffer that grew would leave copies behind.
+    let size = found.iter().map(|resource| resource.content().body().len() * 2 + 1024).sum();
     let mut out = Zeroizing::new(Vec::with_capacity(size));
     serde_json::to_writer(&mut *out, &response)?;
     Ok(Bytes::from_owner(Out(out)))
@@ -175,6 +178,12 @@ struct JsonContext<'a> {
     trusted_ca: Option<JsonSource<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     custom_validator_config: Option<JsonExtension<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crl: Option<JsonSource<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    only_verify_leaf_cert_crl: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    match_typed_subject_alt_names: Vec<serde_json::Value>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     suppress_client_ca_list: bool,
 }
@@ -236,12 +245,17 @@ fn is_known(secret: &mut Secret) -> bool {
             let known = CertificateValidationContext {
                 trusted_ca: it.trusted_ca.clone(),
                 custom_validator_config: it.custom_validator_config.clone(),
+                crl: it.crl.clone(),
+                only_verify_leaf_cert_crl: it.only_verify_leaf_cert_crl,
+                match_typed_subject_alt_names: it.match_typed_subject_alt_names.clone(),
                 suppress_client_ca_list: it.suppress_client_ca_list,
                 ..Default::default()
             };
             let validator = it.custom_validator_config.as_ref().map(|config| config.typed_config.as_ref());
             *it == known
                 && is_inline(it.trusted_ca.as_ref())
+                && is_inline(it.crl.as_ref())
+                && matchers::matchers(&it.match_typed_subject_alt_names).is_some()
                 && validator.is_none_or(|any| any.and_then(|any| validator_of(&any.value)).is_some())
         }
         Some(Type::GenericSecret(it)) => it.secrets.is_empty() && is_inline(it.secret.as_ref()),
@@ -271,6 +285,11 @@ fn json_secret(secret: &Secret) -> JsonSecret<'_> {
                     let typed_config = validator_of(&config.typed_config.as_ref()?.value)?;
                     Some(JsonExtension { name: &config.name, typed_config })
                 }),
+                crl: source(it.crl.as_ref()),
+                only_verify_leaf_cert_crl: it.only_verify_leaf_cert_crl,
+                // Those without a form here were refused.
+                match_typed_subject_alt_names: matchers::matchers(&it.match_typed_subject_alt_names)
+                    .unwrap_or_default(),
                 suppress_client_ca_list: it.suppress_client_ca_list,
             });
         }

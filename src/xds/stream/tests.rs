@@ -63,7 +63,11 @@ impl StreamState {
             said.push(match self.variant {
                 Variant::Sotw => {
                     let response: DiscoveryResponse = decode(&outgoing.frame);
-                    let bodies = response.resources.iter().map(|any| String::from_utf8_lossy(&any.value).into_owned());
+                    let bodies = response.resources.iter().map(|any| {
+                        // Name first, in one length-prefixed field of a short name; then the content.
+                        let content = any.value.get(2 + usize::from(any.value[1])..).unwrap_or_default();
+                        String::from_utf8_lossy(content).into_owned()
+                    });
                     line(&response.type_url, bodies)
                 }
                 Variant::Delta => {
@@ -211,7 +215,7 @@ fn frames_say_what_the_update_says() {
         let response: DiscoveryResponse = decode(&outgoing.frame);
         let Some(Update::Resource { resource, version_info, nonce }) = &outgoing.update else { panic!("no resource") };
         assert_eq!((response.version_info.as_str(), response.nonce.as_str()), (version_info.as_str(), &**nonce));
-        assert_eq!(response.resources[0].value, resource.body());
+        assert!(response.resources[0].value.ends_with(resource.content().body()));
         assert_eq!(response.resources[0].type_url, SECRET_TYPE_URL);
         assert_eq!(outgoing.frame.tail.is_none(), shared);
     }

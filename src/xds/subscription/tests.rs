@@ -18,7 +18,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::xds::{Origin, Rank, Rejection, SECRET_TYPE_URL};
+use crate::xds::{Content, Origin, Rank, Rejection, SECRET_TYPE_URL};
 
 const LIMITS: Limits = Limits { names: 20_000 };
 
@@ -26,7 +26,8 @@ pub(in crate::xds) fn resource(name: &str, version: &str) -> Arc<Resource> {
     let rank = if name.starts_with("roots") { Rank::Trust } else { Rank::Credential };
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
     let body = Zeroizing::new(format!("{name}@{version}").into_bytes());
-    Arc::new(Resource::new(name.into(), Version::claimed(version), rank, !name.starts_with("alias"), body, origin))
+    let content = Arc::new(Content::new(Version::claimed(version), rank, body));
+    Arc::new(Resource::new(name.into(), !name.starts_with("alias"), content, origin))
 }
 
 /// A set as a transcript writes it: `a@1` is there, `a@-` is withheld.

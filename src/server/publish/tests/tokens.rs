@@ -51,7 +51,7 @@ fn token(text: &str) -> Arc<JwtSnapshot> {
 /// The version of a name, if it can be had now.
 fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
     match &*feed.borrow() {
-        Feed::Live(set) => match set.lookup(name) {
+        Feed::Live(view) => match view.set().lookup(name) {
             Lookup::Available(resource) => Some(resource.version().to_string()),
             _ => None,
         },
@@ -63,10 +63,12 @@ fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
 async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
     let config = secret::Config { jwt_svids: [request()].into(), rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.naming.clone(), origin), &config);
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
     let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(publisher.run(states.subscribe(), tokens.subscribe(), stop.clone()));
+    let (_steering, settings) = live::channel(crate::server::Config::default(), config);
+    let running = publisher.run(states.subscribe(), tokens.subscribe(), settings.watch(), stop.clone());
+    let running = tokio::spawn(running);
     let mut feed = feeds.of(Flavour::Spiffe);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(version(&feed, "jwt:a"), None, "nothing before the source has said who we are");
@@ -90,7 +92,7 @@ async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     assert!(waited >= HOLD && waited < HOLD + Duration::from_millis(5), "{waited:?}");
 
     states.send_replace(Availability::Denied(Arc::from("because")));
-    feed.wait_for(|feed| matches!(feed, Feed::Live(set) if matches!(set.lookup("default"), Lookup::Absent)))
+    feed.wait_for(|feed| matches!(feed, Feed::Live(view) if matches!(view.set().lookup("default"), Lookup::Absent)))
         .await
         .unwrap();
     assert!(version(&feed, "jwt:a").is_some(), "tokens have their own denial");

@@ -1,0 +1,86 @@
+//! What becomes of callbacks, as typed events and log lines.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::broadcast;
+
+/// One outcome of a callback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HookEvent {
+    /// It did what it shall.
+    Succeeded {
+        /// Which callback.
+        hook: Arc<str>,
+        /// The event it was told.
+        on: &'static str,
+        /// From 1.
+        attempt: u32,
+        /// How long this attempt took.
+        took: Duration,
+    },
+    /// It did not.
+    Failed {
+        /// Which callback.
+        hook: Arc<str>,
+        /// The event it was told.
+        on: &'static str,
+        /// From 1.
+        attempt: u32,
+        /// What went wrong, with causes.
+        error: Arc<str>,
+        /// When the same event is tried again; `None` if it is not, because it was the last attempt or a newer event
+        /// takes its place.
+        retry_in: Option<Duration>,
+    },
+    /// Events that it will not be told: there were too many.
+    Dropped {
+        /// Which callback.
+        hook: Arc<str>,
+        /// How many.
+        count: u32,
+    },
+}
+
+impl HookEvent {
+    /// Every name that [`HookEvent::name`] returns, and so every value of the log field `event`.
+    pub const NAMES: [&'static str; 3] = ["callback_succeeded", "callback_failed", "callback_dropped"];
+
+    /// The stable name, for logs and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Succeeded { .. } => "callback_succeeded",
+            Self::Failed { .. } => "callback_failed",
+            Self::Dropped { .. } => "callback_dropped",
+        }
+    }
+}
+
+/// Hands an outcome to subscribers and to the log.
+pub(super) fn report(events: &broadcast::Sender<HookEvent>, event: HookEvent) {
+    let name = event.name();
+    match &event {
+        HookEvent::Succeeded { hook, on, attempt, took } => {
+            let took_ms = took.as_millis() as u64;
+            tracing::info!(event = name, %hook, on, attempt, took_ms, "callback done");
+        }
+        HookEvent::Failed { hook, on, attempt, error, retry_in: Some(delay) } => {
+            let retry_in_ms = delay.as_millis() as u64;
+            // The first failure is news and the last one is bad news.
+            if *attempt == 1 {
+                tracing::warn!(event = name, %hook, on, attempt, %error, retry_in_ms, "callback failed, it will be tried again");
+            } else {
+                tracing::debug!(event = name, %hook, on, attempt, %error, retry_in_ms, "callback failed, it will be tried again");
+            }
+        }
+        HookEvent::Failed { hook, on, attempt, error, retry_in: None } => {
+            tracing::error!(event = name, %hook, on, attempt, %error, "callback failed, this event is not tried again");
+        }
+        HookEvent::Dropped { hook, count } => {
+            tracing::warn!(event = name, %hook, count, "too many events for the callback, the oldest are dropped");
+        }
+    }
+    // Nobody listening is fine.
+    let _ = events.send(event);
+}

@@ -1,0 +1,86 @@
+//! What becomes of files, as typed events and log lines.
+
+use std::{error::Error, path::Path, sync::Arc, time::SystemTime};
+
+use tokio::sync::broadcast;
+
+use crate::identity::SpiffeId;
+
+/// One outcome of an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputEvent {
+    /// A new generation of files is in place.
+    Written {
+        /// Where.
+        directory: Arc<Path>,
+        /// Its name; `..data` in the directory leads to it.
+        generation: Arc<str>,
+        /// Whose certificate it holds, if any.
+        spiffe_id: Option<SpiffeId>,
+        /// Of the leaf, hexadecimal.
+        serial: Option<Arc<str>>,
+        /// The end of its life.
+        not_after: Option<SystemTime>,
+    },
+    /// The files could not be replaced. Those in place stay there; it is tried again.
+    Failed {
+        /// Where.
+        directory: Arc<Path>,
+        /// What is wrong, with causes.
+        error: Arc<str>,
+        /// Failures in a row, this one included.
+        failures: u32,
+    },
+}
+
+impl OutputEvent {
+    /// Every name that [`OutputEvent::name`] returns, and so every value of the log field `event`.
+    pub const NAMES: [&'static str; 2] = ["output_written", "output_failed"];
+
+    /// The stable name, for logs and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Written { .. } => "output_written",
+            Self::Failed { .. } => "output_failed",
+        }
+    }
+}
+
+/// Hands an outcome to subscribers and to the log. A failure that repeats is no `news`.
+pub(super) fn report(events: &broadcast::Sender<OutputEvent>, event: OutputEvent, news: bool) {
+    let name = event.name();
+    match &event {
+        OutputEvent::Written { directory, generation, spiffe_id, serial, .. } => {
+            let spiffe_id = spiffe_id.as_ref().map(ToString::to_string);
+            let (directory, serial) = (directory.display(), serial.as_deref());
+            tracing::info!(event = name, %directory, %generation, spiffe_id, serial, "files written");
+        }
+        OutputEvent::Failed { directory, error, failures } => {
+            let directory = directory.display();
+            if news {
+                tracing::error!(event = name, %directory, %error, failures, "files cannot be written, the last good ones stay");
+            } else {
+                tracing::debug!(event = name, %directory, %error, failures, "files cannot be written, the last good ones stay");
+            }
+        }
+    }
+    // Nobody listening is fine.
+    let _ = events.send(event);
+}
+
+/// The message and those of its causes, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
