@@ -194,7 +194,7 @@ impl App {
             source: self.source(),
             pulse: self.server.pulse(),
         };
-        let service = tokio::spawn(service.accompany(stop.clone()));
+        let service = guarded(&stop, service.accompany(stop.clone()));
         let callbacks = {
             // Before the first event can happen.
             let (renewals, outputs) = (self.supervisor.events(), self.outputs.events());
@@ -203,9 +203,9 @@ impl App {
         };
         let warm = self.warm.map(|mut warm| {
             warm.begin(&self.store, SystemTime::now());
-            tokio::spawn(warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
+            guarded(&stop, warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
         });
-        let renewal = tokio::spawn({
+        let renewal = guarded(&stop, {
             let stop = stop.clone();
             async move {
                 let ended = self.supervisor.run(stop.clone()).await;
@@ -214,14 +214,7 @@ impl App {
                 ended
             }
         });
-        let tokens = tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                // Also when it panics.
-                let _stop_all = stop.clone().drop_guard();
-                self.jwt.run(stop).await;
-            }
-        });
+        let tokens = guarded(&stop, self.jwt.run(stop.clone()));
         let keys = self.store.watch_jwt(&Workload::Own);
         // Half a server is none: whichever part ends takes the other along.
         let served = async {
@@ -275,11 +268,15 @@ fn beside(
 }
 
 /// A task whose panic stops everything.
-fn guarded(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+fn guarded<T: Send + 'static>(
+    stop: &CancellationToken,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     let stop = stop.clone();
     tokio::spawn(async move {
         let guard = stop.drop_guard();
-        task.await;
+        let done = task.await;
         guard.disarm();
+        done
     })
 }

@@ -12,7 +12,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(cli.run(cli::environment())),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli.run(cli::environment()));
+            // A look-up of a host name may still be under way, and nobody waits for its answer.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(error.into()),
     };
     outcome.unwrap_or_else(|error| cli::report(&error))

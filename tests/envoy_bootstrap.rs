@@ -184,6 +184,9 @@ fn examples() -> Vec<(&'static str, &'static str, String)> {
     ]
 }
 
+/// Written by hand, because the generator has no certificates on demand. Served in `tests/e2e_names.rs`.
+const ON_DEMAND: &str = "on-demand.yaml";
+
 /// `SPIFFE_SDS_UPDATE=1 cargo test --test envoy_bootstrap` writes them anew.
 #[test]
 fn the_examples_are_what_the_generator_writes() {
@@ -200,6 +203,7 @@ fn the_examples_are_what_the_generator_writes() {
     }
     let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut found: Vec<_> = entries.filter(|name| name.ends_with(".yaml")).collect();
+    names.push(ON_DEMAND.to_owned());
     names.sort();
     found.sort();
     assert_eq!(found, names, "an example that no test loads");
@@ -222,6 +226,8 @@ fn envoy_loads_the_examples() {
             validate(&envoy, &dir.path().join(name)).unwrap_or_else(|error| panic!("{error}"));
         }
     }
+    // Newer than the oldest Envoy.
+    validate(&latest(), &from.join(ON_DEMAND)).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

@@ -176,7 +176,7 @@ async fn the_end_of_the_process_ends_programs() {
 #[tokio::test]
 async fn a_process_is_signalled_by_its_file_read_each_time() {
     let place = Place::new().await;
-    let yaml = "hooks: [{name: it, events: [svid_renewed], attempts: 1, signal: {pid_file: '$/pid', signal: SIGUSR1, process: sh}}]";
+    let yaml = "hooks: [{name: it, events: [svid_renewed], attempts: 1, backoff: {initial: 10ms, max: 10ms}, signal: {pid_file: '$/pid', signal: SIGUSR1, process: sh}}]";
     let mut running = place.run(yaml).await;
     let (error, _) = failure(&mut running).await;
     assert!(error.contains("cannot read the pid file"), "{error}");
@@ -332,7 +332,7 @@ async fn the_data_path_does_not_notice() {
         - {events: [all], signal: {pid_file: '$/none'}, backoff: {initial: 10ms, max: 10ms}}\n";
     let mut latencies = Vec::new();
     for more in ["", yaml] {
-        let mut running = place.run(more).await;
+        let mut running = place.run(&format!("secrets: {{rollout_hold: 0s}}\n{more}")).await;
         let mut client = Sotw::secrets(&unix_channel(running.socket.clone()).await).await;
         client.subscribe(["default"]).await;
         client.expect(["default"]).await;

@@ -41,7 +41,7 @@ pub enum WebhookError {
     #[error("cannot connect to {url}")]
     Connect {
         /// Where to.
-        url: Uri,
+        url: String,
         /// Why not.
         source: ConnectError,
     },
@@ -52,7 +52,7 @@ pub enum WebhookError {
     #[error("the exchange with {url} failed")]
     Exchange {
         /// With whom.
-        url: Uri,
+        url: String,
         /// How.
         source: hyper::Error,
     },
@@ -60,7 +60,7 @@ pub enum WebhookError {
     #[error("{url} answered {status}{}", hint(*status))]
     Refused {
         /// Who.
-        url: Uri,
+        url: String,
         /// What.
         status: StatusCode,
     },
@@ -68,7 +68,7 @@ pub enum WebhookError {
     #[error("no request can be made for {url}")]
     Request {
         /// Where to.
-        url: Uri,
+        url: String,
         /// Why not.
         source: http::Error,
     },
@@ -88,7 +88,7 @@ fn hint(status: StatusCode) -> &'static str {
 
 /// One attempt. The caller bounds its time.
 pub(super) async fn deliver(config: &Config, run: &Run) -> Result<(), WebhookError> {
-    let url = || config.url.clone();
+    let url = || config.url.to_string();
     let body = serde_json::Value::Object(run.notice.fields(run.attempt)).to_string();
     let request = Request::builder()
         .method(Method::POST)
