@@ -1,8 +1,13 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
 mod notices;
+pub mod reload;
+mod service;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use thiserror::Error;
 use tokio::{
@@ -13,15 +18,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin, AdminError},
-    config::Config,
+    config::{Config, Sources},
     hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     lifecycle::Readiness,
     output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, failover},
-    telemetry::metrics::{self, Exposition},
+    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
+    systemd::{self, Handed, Notifier},
+    telemetry::{
+        logs,
+        metrics::{self, Exposition},
+    },
 };
+use reload::Reload;
+use service::Service;
 
 /// Why the program cannot start or go on.
 #[derive(Debug, Error)]
@@ -41,9 +52,9 @@ pub enum AppError {
     /// The admin listener failed.
     #[error("the admin listener failed")]
     Admin(#[from] AdminError),
-    /// The supervisor failed.
-    #[error("the renewal of identities failed; this is a bug, please report it with the log")]
-    Supervisor(#[source] tokio::task::JoinError),
+    /// A task beside the server failed.
+    #[error("a part of the program failed; this is a bug, please report it with the log")]
+    Task(#[source] tokio::task::JoinError),
     /// Callbacks or file outputs failed.
     #[error("callbacks or file outputs ended unexpectedly; this is a bug, please report it with the log")]
     Callbacks(#[source] tokio::task::JoinError),
@@ -60,6 +71,10 @@ pub struct App {
     supervisor: Supervisor,
     jwt: JwtSupervisor,
     store: Arc<IdentityStore>,
+    notifier: Notifier,
+    systemd: systemd::Config,
+    warm: Option<WarmStart>,
+    denied_grace: Duration,
     hooks: Hooks,
     outputs: Outputs,
 }
@@ -70,9 +85,20 @@ impl App {
     /// # Errors
     /// [`AppError::Listen`].
     pub async fn bind(config: &Config) -> Result<Self, AppError> {
-        let server = Server::bind(config.server().clone(), config.secrets().clone()).await?;
-        let bundles = BundleEndpoint::bind(config.bundles().clone(), config.server().drain_deadline).await?;
-        let admin = Admin::bind(config.admin().clone()).await?;
+        Self::bind_handed(config, &Handed::default(), Notifier::default()).await
+    }
+
+    /// The same under a service manager: listeners that `handed` has are taken over with the clients that wait there, and
+    /// the manager hears from us by `notifier`.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub async fn bind_handed(config: &Config, handed: &Handed, notifier: Notifier) -> Result<Self, AppError> {
+        let deadline = config.server().drain_deadline;
+        let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
+        let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
+        let admin = Admin::bind_handed(config.admin().clone(), handed).await?;
+        handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
         let sources = config.sources().iter().map(source::Config::source).collect();
@@ -81,10 +107,29 @@ impl App {
         let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
         let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
         let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        let hooks = Hooks::new(config.hooks().to_vec());
-        let outputs = Outputs::new(config.outputs().to_vec());
-        Ok(Self { server, bundles, admin, supervisor, jwt, store, hooks, outputs })
+        let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
+        Ok(Self {
+            server,
+            bundles,
+            admin,
+            supervisor,
+            jwt,
+            store,
+            notifier,
+            systemd: *config.systemd(),
+            warm,
+            denied_grace: policy.denied_grace,
+            hooks,
+            outputs,
+        })
+    }
+
+    /// What applies new configurations while the program runs; `sources` are those that it was bound with.
+    #[must_use]
+    pub fn reload(&self, sources: Sources, logs: Option<logs::Handle>) -> Reload {
+        Reload::new(sources, self.server.steering(), logs, self.notifier.clone())
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -190,13 +235,25 @@ impl App {
         self.announce();
         let metrics = Arc::new(self.metrics());
         let pages = admin::router(admin::Parts { readiness: self.readiness().clone(), metrics });
-        let contact = tokio::spawn(first_contact(self.source(), self.readiness().clone(), stop.clone()));
+        let contact = guarded(&stop, first_contact(self.source(), self.readiness().clone(), stop.clone()));
+        let service = Service {
+            notifier: self.notifier.clone(),
+            ready: self.systemd.ready,
+            states: states.clone(),
+            source: self.source(),
+            pulse: self.server.pulse(),
+        };
+        let service = guarded(&stop, service.accompany(stop.clone()));
         let callbacks = {
             // Before the first event can happen.
             let (renewals, outputs) = (self.supervisor.events(), self.outputs.events());
             let tokens = self.store.watch_jwt(&Workload::Own);
             beside(self.hooks, self.outputs, (renewals, outputs), (states.clone(), tokens), &stop)
         };
+        let warm = self.warm.map(|mut warm| {
+            warm.begin(&self.store, SystemTime::now());
+            guarded(&stop, warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
+        });
         let renewal = guarded(&stop, {
             let stop = stop.clone();
             async move {
@@ -225,9 +282,13 @@ impl App {
             ended
         };
         let (served, bundles, administered) = tokio::join!(served, bundles, administered);
-        renewal.await.map_err(AppError::Supervisor)??;
-        tokens.await.map_err(AppError::Supervisor)?;
-        contact.await.map_err(AppError::Supervisor)?;
+        renewal.await.map_err(AppError::Task)??;
+        tokens.await.map_err(AppError::Task)?;
+        service.await.map_err(AppError::Task)?;
+        contact.await.map_err(AppError::Task)?;
+        if let Some(warm) = warm {
+            warm.await.map_err(AppError::Task)?;
+        }
         for task in callbacks {
             task.await.map_err(AppError::Callbacks)?;
         }

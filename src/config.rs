@@ -10,6 +10,7 @@
 //! The environment is a parameter ([`Sources`]); only the command line reads the real one.
 
 mod compose;
+mod diff;
 mod env;
 mod error;
 mod raw;
@@ -26,6 +27,7 @@ use std::{
     sync::Arc,
 };
 
+pub use diff::{Change, diff};
 pub use env::FILE;
 pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
@@ -33,7 +35,8 @@ pub use shape::{Key, keys, schema};
 use crate::{
     admin, hooks, output, secret,
     server::{self, bundles},
-    source::{self, failover, jwt, supervisor},
+    source::{self, failover, jwt, supervisor, warm},
+    systemd,
     telemetry::logs,
 };
 
@@ -51,6 +54,8 @@ pub struct Config {
     hooks: Vec<hooks::Config>,
     outputs: Vec<output::Config>,
     logs: logs::Config,
+    systemd: systemd::Config,
+    warm_start: Option<warm::Config>,
 }
 
 /// All that a configuration is made of. Nothing else has an influence.
@@ -58,7 +63,8 @@ pub struct Config {
 pub struct Sources {
     /// The configuration file, if there is one.
     pub file: Option<File>,
-    /// The environment: `SPIFFE_SDS_...` for every key, and `SPIFFE_ENDPOINT_SOCKET`. Others are ignored.
+    /// The environment: `SPIFFE_SDS_...` for every key, `SPIFFE_ENDPOINT_SOCKET`, and
+    /// `CREDENTIALS_DIRECTORY` where a key names a credential. Others are ignored.
     pub variables: BTreeMap<String, String>,
     /// What the command line says; stronger than everything else.
     pub flags: Vec<Flag>,
@@ -103,18 +109,9 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, each with its place, key and fix.
     pub fn new(sources: &Sources) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
-        let name: Arc<str> =
-            sources.file.as_ref().map_or_else(|| Arc::from(""), |file| Arc::from(file.path.to_string_lossy()));
-        let text = sources.file.as_ref().map_or("", |file| &file.text);
-        // With a file that cannot be read, or is no mapping, every further complaint would be a guess.
-        let mut tree = tree::Node::parse(text, &name)?;
-        if let Some(problem) = shape::not_a_mapping(&tree) {
-            return Err(problem.into());
-        }
-        env::overlay(&mut tree, sources, &mut problems);
-        shape::prune(&mut tree, &mut problems);
-        compose::compose(&tree, problems)
+        let (tree, problems) = effective(sources)?;
+        let credentials = sources.variables.get("CREDENTIALS_DIRECTORY").map(Path::new);
+        compose::compose(&tree, problems, credentials)
     }
 
     /// The sources of identities, the preferred one first; never empty.
@@ -165,6 +162,18 @@ impl Config {
         &self.admin
     }
 
+    /// Where the last good identity is sealed; nowhere by default.
+    #[must_use]
+    pub fn warm_start(&self) -> Option<&warm::Config> {
+        self.warm_start.as_ref()
+    }
+
+    /// How we live with the service manager.
+    #[must_use]
+    pub fn systemd(&self) -> &systemd::Config {
+        &self.systemd
+    }
+
     /// Who is told of events.
     #[must_use]
     pub fn hooks(&self) -> &[hooks::Config] {
@@ -182,6 +191,22 @@ impl Config {
     pub fn logs(&self) -> &logs::Config {
         &self.logs
     }
+}
+
+/// What is written, the strongest source on top, and what of it is not allowed.
+fn effective(sources: &Sources) -> Result<(tree::Node, Vec<Problem>), Problems> {
+    let mut problems = Vec::new();
+    let name: Arc<str> =
+        sources.file.as_ref().map_or_else(|| Arc::from(""), |file| Arc::from(file.path.to_string_lossy()));
+    let text = sources.file.as_ref().map_or("", |file| &file.text);
+    // With a file that cannot be read, or is no mapping, every further complaint would be a guess.
+    let mut tree = tree::Node::parse(text, &name)?;
+    if let Some(problem) = shape::not_a_mapping(&tree) {
+        return Err(problem.into());
+    }
+    env::overlay(&mut tree, sources, &mut problems);
+    shape::prune(&mut tree, &mut problems);
+    Ok((tree, problems))
 }
 
 /// The candidate that was probably meant by `word`, if one is near enough to be a typing mistake.

@@ -1,7 +1,7 @@
 //! Callbacks: events leave the process by running a program, signalling one, or calling a webhook.
 //!
 //! Each callback is a task of its own with bounded room for what waits; nothing here is ever waited for by what serves
-//! identities. When something runs, and with which event, is decided by [`plan`], which is pure; [`exec`], [`signal`] and
+//! identities. When something runs, and with which event, is decided by `plan`, which is pure; [`exec`], [`signal`] and
 //! [`webhook`] each do one attempt. docs/hooks.md describes it for users.
 
 mod event;

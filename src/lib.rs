@@ -27,6 +27,7 @@ pub mod output;
 pub mod secret;
 pub mod server;
 pub mod source;
+pub mod systemd;
 pub mod telemetry;
 #[doc(hidden)]
 pub mod workload_api_proto;

@@ -1,7 +1,7 @@
 //! Files for programs that do not speak SDS: certificate, key, bundle and tokens in a directory.
 //!
-//! Each output is a task of its own that follows the store. What the files hold is decided by [`render`], which is pure;
-//! [`generation`] puts them in place, all at once or not at all. docs/hooks.md describes it for users.
+//! Each output is a task of its own that follows the store. What the files hold is decided by `render`, which is pure;
+//! `generation` puts them in place, all at once or not at all. docs/hooks.md describes it for users.
 
 mod event;
 mod generation;

@@ -98,10 +98,17 @@ impl Flavour {
     /// Envoy older than 1.18 has no such validator; a client that tells no version is taken for a new one.
     #[must_use]
     pub fn of(node: &Node, config: &Config) -> Self {
-        let disabled =
-            node.metadata_flag("disable_spiffe_cert_validation").unwrap_or(config.disable_spiffe_cert_validation);
+        let (usual, disabled) = Self::either(node);
+        if config.disable_spiffe_cert_validation { disabled } else { usual }
+    }
+
+    /// The same for both states of that key of the configuration: not disabled, and disabled.
+    #[must_use]
+    pub fn either(node: &Node) -> (Self, Self) {
+        let flag = node.metadata_flag("disable_spiffe_cert_validation");
         let supported = node.version.is_none_or(|version| version >= EnvoyVersion { major: 1, minor: 18 });
-        if !disabled && supported { Self::Spiffe } else { Self::Plain }
+        let flavour = |disabled| if !flag.unwrap_or(disabled) && supported { Self::Spiffe } else { Self::Plain };
+        (flavour(false), flavour(true))
     }
 }
 
@@ -117,6 +124,12 @@ impl SecretCatalog {
     #[must_use]
     pub fn new(config: impl Into<Config>, origin: Arc<Origin>) -> Self {
         Self { config: Arc::new(config.into()), origin }
+    }
+
+    /// The same by another configuration.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config: Arc::new(config), ..self }
     }
 
     /// What `snapshot` has to give at `now`, encoded once for every name and flavour.

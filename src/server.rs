@@ -13,6 +13,7 @@ mod flood;
 mod health;
 mod inbound;
 pub mod listen;
+mod live;
 mod observe;
 mod peer;
 mod publish;
@@ -33,19 +34,23 @@ use tonic::service::Routes;
 pub use bundles::BundleEndpoint;
 pub(crate) use connection::{ACCEPT_PAUSE, Io, accept};
 pub use listen::{Bound, ListenError};
+pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
+pub use publish::Pulse;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{Latch, Readiness},
     secret::{self, Flavour, NodeNames, SecretCatalog},
+    systemd::Handed,
     telemetry::metrics::{Depth, RolloutMetrics, StreamMetrics},
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
 use flood::Floods;
 use listen::Socket;
+use live::Settings;
 use peer::PeerStreams;
 use publish::{Feed, Feeds, Publisher};
 use service::{Aggregated, Secrets};
@@ -123,8 +128,7 @@ pub enum ServerError {
 
 /// What every stream needs, shared by all of them.
 struct Shared {
-    secrets: secret::Config,
-    limits: Limits,
+    settings: Settings,
     origin: Arc<Origin>,
     feeds: Feeds,
     peers: PeerStreams,
@@ -138,7 +142,8 @@ struct Shared {
 impl Shared {
     /// The same for a client that has not said, or never will say, who it is.
     fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
-        (self.feeds.of(Flavour::of(&Node::default(), &self.secrets)), self.anonymous.clone())
+        let live = self.settings.now();
+        (self.feeds.of(Flavour::of(&Node::default(), &live.secrets)), self.anonymous.clone())
     }
 
     /// What the client that calls itself this follows, and the names that only it has.
@@ -146,17 +151,18 @@ impl Shared {
         if *node == Node::default() {
             return self.admit_anyone();
         }
-        let names = self.secrets.names.bind(node, &self.secrets.naming);
+        let live = self.settings.now();
+        let names = live.secrets.names.bind(node, &live.secrets.naming);
         for unusable in &names.unusable {
             self.floods.unusable(node, unusable);
         }
-        (self.feeds.of(Flavour::of(node, &self.secrets)), Arc::new(names))
+        (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
     }
 }
 
 /// A server whose listeners are open.
 pub struct Server {
-    config: Arc<Config>,
+    steering: Steering,
     sockets: Vec<Socket>,
     publisher: Publisher,
     shared: Arc<Shared>,
@@ -172,19 +178,27 @@ impl Server {
     /// # Errors
     /// [`ListenError`] for the first listener that cannot be opened; those opened before it are closed.
     pub async fn bind(config: Config, secrets: secret::Config) -> Result<Self, ListenError> {
+        Self::bind_handed(config, secrets, &Handed::default()).await
+    }
+
+    /// The same, but listeners that `handed` has are taken over, with the clients that wait there already.
+    ///
+    /// # Errors
+    /// As of [`Server::bind`].
+    pub async fn bind_handed(config: Config, secrets: secret::Config, handed: &Handed) -> Result<Self, ListenError> {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
-            sockets.push(Socket::open(listener).await?);
+            sockets.push(Socket::open(listener, handed).await?);
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
         let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
+        let (steering, settings) = live::channel(config, secrets.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
         let floods = Floods::new(secrets.names.templates());
         let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let shared = Shared {
-            secrets,
-            limits: config.limits,
+            settings,
             origin,
             feeds,
             peers: PeerStreams::default(),
@@ -196,8 +210,7 @@ impl Server {
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();
         let listening = readiness.latch("listeners", "not accepting yet");
-        let (config, shared) = (Arc::new(config), Arc::new(shared));
-        Ok(Self { config, sockets, publisher, shared, tokens, readiness, listening })
+        Ok(Self { steering, sockets, publisher, shared: Arc::new(shared), tokens, readiness, listening })
     }
 
     /// Serves these tokens too; without them every wanted one stays pending.
@@ -218,6 +231,18 @@ impl Server {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// Changes what may change while the server runs.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        self.steering.clone()
+    }
+
+    /// Asks the part that all streams depend on for a sign of life.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.publisher.pulse()
     }
 
     /// What happens on streams from now on.
@@ -257,15 +282,16 @@ impl Server {
             Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
         let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
         let routes = rest::add(routes, self.shared.clone()).prepare();
-        let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
+        let settings = &self.shared.settings;
+        let slots = Arc::new(Semaphore::new(settings.limits().connections as usize));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));
+        tasks.spawn(self.publisher.run(states.clone(), self.tokens, settings.watch(), stop.clone()));
         tasks.spawn(health::judge(self.readiness.latch("identity", "no identity yet"), states, stop.clone()));
         tasks.spawn(health::report(reporter, self.readiness.watch(), stop.clone()));
         for socket in self.sockets {
-            let (config, routes) = (self.config.clone(), routes.clone());
+            let (settings, routes) = (settings.clone(), routes.clone());
             let metrics = self.shared.metrics.clone();
-            let acceptor = Acceptor { config, routes, slots: slots.clone(), drain: stop.clone(), metrics };
+            let acceptor = Acceptor { settings, routes, slots: slots.clone(), drain: stop.clone(), metrics };
             tasks.spawn(acceptor.run(socket));
         }
         let listening = self.listening;

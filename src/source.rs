@@ -12,6 +12,7 @@ pub mod files;
 pub mod jwt;
 mod renewal;
 pub mod supervisor;
+pub mod warm;
 pub mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError};
@@ -19,6 +20,7 @@ pub use event::RenewalEvent;
 pub use files::Files;
 pub use jwt::{JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
+pub use warm::WarmStart;
 pub use workload_api::WorkloadApi;
 
 use std::{

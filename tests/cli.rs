@@ -95,6 +95,20 @@ fn the_configuration_alone_can_be_checked() {
 }
 
 #[test]
+fn a_reload_is_shown_beforehand() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old.yaml"), directory.path().join("new.yaml"));
+    fs::write(&old, "drain_deadline: 1s\n").unwrap();
+    fs::write(&new, "drain_deadline: 2s\nlimits: {connections: 7}\n").unwrap();
+    let run = |config: &std::path::Path| {
+        let mut command = spiffe_sds(&["check", "--diff", old.to_str().unwrap(), "--config", config.to_str().unwrap()]);
+        command.env("SPIFFE_ENDPOINT_SOCKET", "unix:///run/spire/agent.sock").assert().success().stderr(is_empty())
+    };
+    run(&new).stdout("live    drain_deadline: 1s -> 2s\nrestart limits.connections: 16384 -> 7\n");
+    run(&old).stdout("nothing would change\n");
+}
+
+#[test]
 fn a_source_that_is_not_there_is_a_failure() {
     let directory = tempfile::tempdir().unwrap();
     let endpoint = format!("unix://{}/agent.sock", directory.path().display());

@@ -27,7 +27,10 @@ use super::{
     AdminError, Config,
     guard::{self, Hosts},
 };
-use crate::server::{self, ACCEPT_PAUSE, Bound, Io, ListenError, Peer, listen::Socket};
+use crate::{
+    server::{self, ACCEPT_PAUSE, Bound, Io, ListenError, Peer, listen::Socket},
+    systemd::Handed,
+};
 
 /// Concurrent connections; the next one waits in the kernel.
 const CONNECTIONS: usize = 64;
@@ -66,10 +69,21 @@ impl Admin {
     /// # Errors
     /// [`ListenError`] for the first that cannot be opened, when the configuration requires it.
     pub async fn bind(config: Config) -> Result<Self, ListenError> {
+        Self::bind_handed(config, &Handed::default()).await
+    }
+
+    /// The same, but listeners that `handed` has are taken over, with the clients that wait there already.
+    ///
+    /// # Errors
+    /// As of [`Admin::bind`].
+    pub async fn bind_handed(config: Config, handed: &Handed) -> Result<Self, ListenError> {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
-            let opened =
-                if config.allow_public { Socket::open_anywhere(listener).await } else { Socket::open(listener).await };
+            let opened = if config.allow_public {
+                Socket::open_anywhere(listener, handed).await
+            } else {
+                Socket::open(listener, handed).await
+            };
             match opened {
                 Ok(socket) => sockets.push(socket),
                 Err(error) if config.required => return Err(error),

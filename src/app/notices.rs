@@ -89,7 +89,11 @@ fn of_renewal(event: &RenewalEvent) -> Notice {
             wanted(&mut notice, request);
             notice.reason = Some(reason.to_string());
         }
-        RenewalEvent::SourceUp | RenewalEvent::Unchanged => {}
+        RenewalEvent::WarmEnded { confirmed: false } => notice.reason = Some("denied".to_owned()),
+        RenewalEvent::SourceUp
+        | RenewalEvent::Unchanged
+        | RenewalEvent::WarmStarted { .. }
+        | RenewalEvent::WarmEnded { confirmed: true } => {}
     }
     notice
 }

@@ -4,6 +4,7 @@ mod report;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,6 +16,7 @@ use futures_util::StreamExt as _;
 
 use super::config;
 use crate::{
+    config::{Config, File, Sources, diff},
     identity::{IdentitySnapshot, Workload},
     source::{JwtSource, Source, SourceError, decode::jwt::JwtBundles, jwt},
 };
@@ -26,6 +28,7 @@ use report::{Asked, Report, SourceRow};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("What does this agent give us?", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
+    ("What would a reload change?", "spiffe-sds check --config new.yaml --diff /etc/spiffe-sds/spiffe-sds.yaml"),
     ("For a script", "spiffe-sds check --config sds.yaml --json | jq -r '.svids[].not_after'"),
 ]))]
 pub(super) struct Args {
@@ -37,13 +40,25 @@ pub(super) struct Args {
     /// Checks the configuration alone, without asking the source.
     #[arg(long)]
     offline: bool,
+    /// Shows what a reload would change if FILE were in force now, and what of it waits for a restart; implies --offline.
+    #[arg(long, value_name = "FILE")]
+    diff: Option<PathBuf>,
     /// How long to wait for the source.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
 pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
-    let config = args.config.load(environment, Vec::new())?;
+    let sources = args.config.sources(environment, Vec::new())?;
+    let config = Config::new(&sources).map_err(crate::config::Error::from)?;
+    if let Some(old) = args.diff {
+        let old = Sources { file: Some(File::read(&old)?), ..sources.clone() };
+        let changes = diff(&old, &sources).map_err(crate::config::Error::from)?;
+        let lines = changes.iter().map(|it| format!("{} {it}\n", if it.live { "live   " } else { "restart" }));
+        let lines: String = lines.collect();
+        super::print(if lines.is_empty() { "nothing would change\n" } else { &lines })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.offline {
         super::print("the configuration is valid\n")?;
         return Ok(ExitCode::SUCCESS);

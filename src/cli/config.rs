@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::config::{self, Config, File, Flag, Sources};
+use crate::config::{self, File, Flag, Sources};
 
 /// Flags of every subcommand that reads the configuration.
 #[derive(Debug, Default, clap::Args)]
@@ -26,8 +26,12 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The configuration that file, environment, these flags and `more` of them make.
-    pub(super) fn load(self, variables: BTreeMap<String, String>, more: Vec<Flag>) -> Result<Config, config::Error> {
+    /// What the configuration is made of: file, environment, these flags and `more` of them.
+    pub(super) fn sources(
+        self,
+        variables: BTreeMap<String, String>,
+        more: Vec<Flag>,
+    ) -> Result<Sources, config::Error> {
         let named = || variables.get(config::FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
         let file = self.config.or_else(named).as_deref().map(File::read).transpose()?;
         let flags = [
@@ -36,7 +40,7 @@ impl Args {
         ];
         let set = self.set.into_iter().map(|(key, value)| Flag { flag: "--set", key, value });
         let flags = set.chain(flags.into_iter().flatten()).chain(more).collect();
-        Ok(Config::new(&Sources { file, variables, flags })?)
+        Ok(Sources { file, variables, flags })
     }
 }
 

@@ -3,7 +3,13 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use super::config::{self, flag};
-use crate::{app::App, config::Config, lifecycle, telemetry::logs};
+use crate::{
+    app::App,
+    config::Config,
+    lifecycle,
+    systemd::{Handed, Notifier},
+    telemetry::logs,
+};
 
 /// Serves identities to Envoy until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -36,14 +42,13 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
         flag("--log-format", "log.format", args.log_format),
         flag("--log-level", "log.filter", args.log_level),
     ];
-    let config = args.config.load(environment, flags.into_iter().flatten().collect())?;
-    logs::init(config.logs(), super::colored())?;
-    serve(config).await.map(|()| ExitCode::SUCCESS)
-}
-
-/// Runs the server until it is told to stop.
-async fn serve(config: Config) -> anyhow::Result<()> {
+    let sources = args.config.sources(environment.clone(), flags.into_iter().flatten().collect())?;
+    let config = Config::new(&sources).map_err(crate::config::Error::from)?;
+    let logs = logs::init(config.logs(), super::colored())?;
+    let handed = Handed::receive(&environment, config.systemd().store);
     let stop = lifecycle::stop_on_signals()?;
-    App::bind(&config).await?.run(stop).await?;
-    Ok(())
+    let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?;
+    tokio::spawn(app.reload(sources, Some(logs)).run(stop.clone()));
+    app.run(stop).await?;
+    Ok(ExitCode::SUCCESS)
 }

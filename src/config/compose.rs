@@ -5,6 +5,7 @@ mod hooks;
 mod jwt;
 mod names;
 mod outputs;
+mod restart;
 mod source;
 
 use std::{
@@ -38,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Builds the configuration from a tree that fits the schema. `problems` are those already known.
-pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config, Problems> {
+pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Option<&Path>) -> Result<Config, Problems> {
     let raw = serde_json::from_value::<Raw>(tree.to_json()).unwrap_or_else(|error| {
         // Cannot happen for a tree that was held against the schema of the same types, but must not be silent.
         problems.push(Problem::new(None, "", error.to_string()));
@@ -79,11 +80,25 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let outputs = compose.outputs(raw.outputs);
     let jwt = wanted_tokens(jwt, !bundles.listeners.is_empty(), &outputs);
     let logs = compose.logs(raw.log);
+    let systemd = restart::systemd(&raw.systemd);
+    let warm_start = compose.warm_start(raw.warm_start, credentials);
     let source::Composed { sources, failover, supervisor } = source;
     match Problems::new(compose.problems) {
-        None => {
-            Ok(Config { sources, failover, supervisor, jwt, secrets, server, bundles, admin, hooks, outputs, logs })
-        }
+        None => Ok(Config {
+            sources,
+            failover,
+            supervisor,
+            jwt,
+            secrets,
+            server,
+            bundles,
+            admin,
+            hooks,
+            outputs,
+            logs,
+            systemd,
+            warm_start,
+        }),
         Some(problems) => Err(problems),
     }
 }

@@ -7,6 +7,7 @@ mod admin;
 mod hooks;
 mod names;
 mod outputs;
+mod restart;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -15,6 +16,7 @@ pub(super) use admin::Admin;
 pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
 pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
+pub(super) use restart::{Systemd, WarmStart};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -46,6 +48,10 @@ pub(super) struct Raw {
     pub(super) log: Log,
     /// The listener for operators and monitoring: `/live`, `/ready`, `/metrics`.
     pub(super) admin: Admin,
+    /// How we live with systemd, or another manager that speaks its protocols.
+    pub(super) systemd: Systemd,
+    /// The last good identity, sealed on disk, for the time between a start and the source's first answer. Off without `path`.
+    pub(super) warm_start: WarmStart,
 }
 
 /// Where identities come from.

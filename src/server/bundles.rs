@@ -30,7 +30,10 @@ use super::{
     ServerError,
     listen::{self, Bound, ListenError, Socket},
 };
-use crate::identity::{Availability, JwtSnapshot};
+use crate::{
+    identity::{Availability, JwtSnapshot},
+    systemd::Handed,
+};
 use connection::Acceptor;
 use pages::{Known, Pages, Renderer};
 
@@ -69,9 +72,17 @@ impl BundleEndpoint {
     /// # Errors
     /// [`ListenError`] for the first listener that cannot be opened; those opened before it are closed.
     pub async fn bind(config: Config, drain_deadline: Duration) -> Result<Self, ListenError> {
+        Self::bind_handed(config, drain_deadline, &Handed::default()).await
+    }
+
+    /// The same, but listeners that `handed` has are taken over.
+    ///
+    /// # Errors
+    /// As of [`BundleEndpoint::bind`].
+    pub async fn bind_handed(config: Config, drain_deadline: Duration, handed: &Handed) -> Result<Self, ListenError> {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
-            sockets.push(Socket::open(listener).await?);
+            sockets.push(Socket::open(listener, handed).await?);
         }
         Ok(Self { config, drain_deadline, sockets })
     }

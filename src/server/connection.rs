@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{Config, authority::Authority, listen::Socket, peer::Peer};
+use super::{Config, authority::Authority, listen::Socket, live::Settings, peer::Peer};
 use crate::telemetry::metrics::StreamMetrics;
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
@@ -44,7 +44,7 @@ const HTTP1_HEADERS: usize = 64;
 
 /// What every connection needs.
 pub(super) struct Acceptor {
-    pub(super) config: Arc<Config>,
+    pub(super) settings: Settings,
     pub(super) routes: Routes,
     pub(super) slots: Arc<Semaphore>,
     /// Stop accepting and tell connections to finish.
@@ -82,7 +82,7 @@ impl Acceptor {
         // The file goes first: who connects from now on is refused at once instead of waiting for nobody.
         drop(socket);
         let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(self.config.drain_deadline, all).await.is_err() {
+        if timeout(self.settings.now().config.drain_deadline, all).await.is_err() {
             tracing::warn!("connections did not finish before the drain deadline, closing them");
         }
     }
@@ -92,7 +92,7 @@ impl Acceptor {
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Some(slot);
         }
-        let limit = self.config.limits.connections;
+        let limit = self.settings.limits().connections;
         tracing::warn!(%peer, limit, "connection waits, there are as many as there may be");
         tokio::select! {
             () = self.drain.cancelled() => None,
@@ -101,18 +101,18 @@ impl Acceptor {
     }
 
     fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + use<> {
-        let (config, routes, drain) = (self.config.clone(), self.routes.clone(), self.drain.clone());
+        let (live, routes, drain) = (self.settings.now(), self.routes.clone(), self.drain.clone());
         let meter = self.metrics.connect(peer.class());
         async move {
             let _meter = meter;
             let result = match io {
                 Io::Unix(stream) => {
                     let (reader, writer) = stream.into_split();
-                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                    greet_and_speak(reader, writer, peer, &live.config, routes, drain).await
                 }
                 Io::Tcp(stream) => {
                     let (reader, writer) = stream.into_split();
-                    greet_and_speak(reader, writer, peer, &config, routes, drain).await
+                    greet_and_speak(reader, writer, peer, &live.config, routes, drain).await
                 }
             };
             if let Err(error) = result {

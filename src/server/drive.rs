@@ -28,8 +28,8 @@ use super::{
     publish::Feed,
 };
 use crate::{
-    secret::NodeNames,
-    xds::{Limits, Refusal, ResourceSet, Service, StreamState, Wire},
+    secret::{Flavour, NodeNames},
+    xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
 };
 
 /// Requests taken in before other streams of the connection get their turn.
@@ -44,6 +44,9 @@ pub(super) struct Drive<W> {
     /// Names that only this client has.
     names: Arc<NodeNames>,
     now: Option<Arc<ResourceSet>>,
+    flavour: Flavour,
+    /// The client's flavours: by default, and with the SPIFFE validator disabled.
+    flavours: (Flavour, Flavour),
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
     /// The client has said all that it wants to say: it gets what it is owed, and the stream ends.
@@ -58,15 +61,19 @@ pub(super) struct Drive<W> {
 impl<W: Wire> Drive<W> {
     /// A stream of `peer` that begins now.
     pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
-        let limits = Limits { names: shared.limits.names_per_stream as usize };
-        let wildcard = shared.secrets.wildcard;
+        let settings = shared.settings.now();
+        let limits = Limits { names: settings.config.limits.names_per_stream as usize };
+        let wildcard = settings.secrets.wildcard;
         let (feed, names) = shared.admit_anyone();
+        let flavours = Flavour::either(&Node::default());
         Self {
-            inbound: Inbound::new(body, shared.limits.request_bytes as usize),
+            inbound: Inbound::new(body, settings.config.limits.request_bytes as usize),
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             feed: WatchStream::new(feed),
             names,
             now: None,
+            flavour: settings.flavour(flavours),
+            flavours,
             tail: None,
             deaf: false,
             ended: false,
@@ -110,9 +117,21 @@ impl<W: Wire> Drive<W> {
             self.feed = WatchStream::new(feed);
             self.names = names;
             self.now = None;
+            self.flavours = Flavour::either(node);
+            self.flavour = self.shared.settings.flavour(self.flavours);
         }
         self.observer.heard(&event, &self.state);
         Ok(())
+    }
+
+    /// Follows the feed of the flavour that is right now; the configuration has a say in it and may change.
+    fn choose(&mut self) {
+        let flavour = self.shared.settings.flavour(self.flavours);
+        if flavour != self.flavour {
+            self.flavour = flavour;
+            self.feed = WatchStream::new(self.shared.feeds.of(flavour));
+            self.now = None;
+        }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Status {
@@ -133,6 +152,7 @@ impl<W: Wire> Drive<W> {
                         self.observer.news(arrival);
                     }
                     self.now = Some(view.for_node(&self.names));
+                    self.choose();
                 }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
             }

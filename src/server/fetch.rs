@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers one `FetchSecrets` call, from the request's body to the response's.
 pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
-    let mut inbound = Inbound::<WireSotw>::new(request.into_body(), shared.limits.request_bytes as usize);
+    let mut inbound = Inbound::<WireSotw>::new(request.into_body(), shared.settings.limits().request_bytes as usize);
     let first = tokio::time::timeout(PATIENCE, poll_fn(|cx| inbound.poll_message(cx))).await;
     let result = match first {
         Ok(Some(Ok(message))) => fetch(&shared, message),
@@ -54,7 +54,7 @@ pub(super) fn find<T>(
         let asked = xds::ResourceName::new(type_url);
         return Err(Status::invalid_argument(format!("only {SECRET_TYPE_URL} is served here, not {asked}")));
     }
-    let limit = shared.limits.names_per_stream as usize;
+    let limit = shared.settings.limits().names_per_stream as usize;
     if names.len() > limit {
         return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
     }
@@ -66,7 +66,7 @@ pub(super) fn find<T>(
     if !now.is_known() {
         return Err(Status::unavailable("no identity has been received yet; ask again"));
     }
-    let found = select(&now, &mut names, shared.secrets.wildcard);
+    let found = select(&now, &mut names, shared.settings.now().secrets.wildcard);
     if found.is_empty() {
         return Err(Status::not_found("none of these names is available to this client"));
     }

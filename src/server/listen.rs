@@ -7,6 +7,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::systemd::Handed;
 pub(crate) use unix::UnixSocket;
 
 /// Where to listen.
@@ -85,21 +86,31 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Opens the listener.
-    pub(crate) async fn open(config: &Config) -> Result<Self, ListenError> {
+    /// Opens the listener, or takes over the one that waits for us already.
+    pub(crate) async fn open(config: &Config, handed: &Handed) -> Result<Self, ListenError> {
         match config {
             Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
-            _ => Self::open_anywhere(config).await,
+            _ => Self::open_anywhere(config, handed).await,
         }
     }
 
     /// Opens the listener, on an address that others can reach if that is what it says: never for private keys.
-    pub(crate) async fn open_anywhere(config: &Config) -> Result<Self, ListenError> {
+    pub(crate) async fn open_anywhere(config: &Config, handed: &Handed) -> Result<Self, ListenError> {
         match config {
-            Config::Unix(unix) => UnixSocket::open(unix).map(Self::Unix),
+            Config::Unix(unix) => UnixSocket::open(unix, handed).map(Self::Unix),
             Config::Tcp(address) => {
                 let os = |source| ListenError::Os { action: "listen on", what: address.to_string(), source };
-                let listener = TcpListener::bind(address).await.map_err(os)?;
+                let listener = match handed.take_tcp(*address) {
+                    Some(listener) => TcpListener::from_std(listener).map_err(os)?,
+                    None => {
+                        let listener = TcpListener::bind(address).await.map_err(os)?;
+                        // One whose port the kernel chose would not be found again.
+                        if address.port() != 0 {
+                            handed.keep_tcp(&listener);
+                        }
+                        listener
+                    }
+                };
                 let bound = listener.local_addr().map_err(os)?;
                 Ok(Self::Tcp(listener, bound))
             }

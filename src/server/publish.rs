@@ -6,11 +6,12 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
+use super::live::Live;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
     secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog, View},
@@ -51,6 +52,18 @@ impl Feeds {
     }
 }
 
+/// Asks a publisher for a sign of life.
+#[derive(Clone, Debug)]
+pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Pulse {
+    /// Whether the publisher still takes its turns. Waits for as long as that takes: give it a bound.
+    pub async fn beats(&self) -> bool {
+        let (beat, felt) = oneshot::channel();
+        self.0.send(beat).await.is_ok() && felt.await.is_ok()
+    }
+}
+
 /// Publishes one workload's resources in the rollout order.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -68,6 +81,7 @@ pub(super) struct Publisher {
     /// The step at hand had to wait for its turn, or still does.
     held: bool,
     metrics: RolloutMetrics,
+    pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
     /// What the log has been told about it.
     noted: Vec<Note>,
 }
@@ -108,6 +122,7 @@ impl Publisher {
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
+        let (ask, asked) = mpsc::channel(1);
         let publisher = Self {
             catalog,
             pace: Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None },
@@ -116,6 +131,7 @@ impl Publisher {
             published: None,
             encoded: None,
             tokens,
+            pulse: (Pulse(ask), asked),
             noted: Vec::new(),
             arrived: None,
             held: false,
@@ -130,11 +146,18 @@ impl Publisher {
         &self.metrics
     }
 
+    /// Asks this publisher for a sign of life.
+    #[must_use]
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.0.clone()
+    }
+
     /// Follows `states` and `tokens` until `stop`, then tells every stream that the server is going away.
     pub(super) async fn run(
         mut self,
         mut states: watch::Receiver<Availability>,
         mut tokens: watch::Receiver<Arc<JwtSnapshot>>,
+        mut settings: watch::Receiver<Arc<Live>>,
         stop: CancellationToken,
     ) {
         states.mark_changed();
@@ -151,6 +174,16 @@ impl Publisher {
             let holding = matches!(next, Next::Stage(_));
             tokio::select! {
                 () = stop.cancelled() => break,
+                Some(beat) = self.pulse.1.recv() => {
+                    // Who asked may have given up.
+                    let _ = beat.send(());
+                    continue;
+                }
+                Ok(()) = settings.changed() => {
+                    let live = settings.borrow_and_update().clone();
+                    self.retune(&live.secrets);
+                    continue;
+                }
                 changed = states.changed() => {
                     if changed.is_err() {
                         break;
@@ -223,6 +256,21 @@ impl Publisher {
         self.pace.took(change, now);
         // The rest of the rollout has its hold looked up when its turn comes, which is now.
         if more { Next::Stage(now) } else { next_expiry(&step) }
+    }
+
+    /// Serves what is published by other rules. A rollout goes on where it is: neither its step nor its hold changes.
+    fn retune(&mut self, config: &secret::Config) {
+        self.pace.hold = config.rollout_hold;
+        let named = self.catalog.clone().configured(config.clone());
+        let before = std::mem::replace(&mut self.catalog, named);
+        if let Some(published) = self.published.clone()
+            && !self.render(&published)
+        {
+            self.catalog = before;
+        }
+        // Each stream looks up whether its flavour is still the right one.
+        self.spiffe.send_modify(|_| ());
+        self.plain.send_modify(|_| ());
     }
 
     /// Encodes and sends one state; on failure the last one stays in service.

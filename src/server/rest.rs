@@ -63,7 +63,7 @@ where
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "POST a DiscoveryRequest as JSON");
     }
-    let body = Limited::new(request.into_body(), shared.limits.request_bytes as usize).collect();
+    let body = Limited::new(request.into_body(), shared.settings.limits().request_bytes as usize).collect();
     let body = match tokio::time::timeout(PATIENCE, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

@@ -79,7 +79,7 @@ fn stream<W: Wire>(shared: &Arc<Shared>, service: Service, request: Request<Body
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return Status::internal("the connection has no peer").into_http();
     };
-    let limit = shared.limits.streams_per_peer;
+    let limit = shared.settings.limits().streams_per_peer;
     let Some(permit) = shared.peers.admit(peer, limit) else {
         shared.metrics.refused(peer.class());
         tracing::warn!(%peer, limit, "stream refused, the peer has as many as it may");

@@ -173,11 +173,23 @@ pub enum RenewalEvent {
         /// Failures in a row, this one included.
         failures: u32,
     },
+    /// The state that was sealed on disk is in service until the source answers.
+    WarmStarted {
+        /// When it was sealed.
+        sealed_at: SystemTime,
+        /// X.509-SVIDs in it.
+        svids: usize,
+    },
+    /// The source has answered: what is in service is its own word now.
+    WarmEnded {
+        /// Whether it gave something, rather than deny us an identity.
+        confirmed: bool,
+    },
 }
 
 impl RenewalEvent {
     /// Every name that [`RenewalEvent::name`] returns, and so every value of the log field `event`.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 21] = [
         "source_up",
         "source_down",
         "source_switched",
@@ -197,6 +209,8 @@ impl RenewalEvent {
         "jwt_withdrawn",
         "jwt_keys_changed",
         "jwt_keys_failed",
+        "warm_started",
+        "warm_ended",
     ];
 
     /// The stable name, for logs and metrics.
@@ -222,6 +236,8 @@ impl RenewalEvent {
             Self::JwtWithdrawn { .. } => "jwt_withdrawn",
             Self::JwtKeysChanged { .. } => "jwt_keys_changed",
             Self::JwtKeysFailed { .. } => "jwt_keys_failed",
+            Self::WarmStarted { .. } => "warm_started",
+            Self::WarmEnded { .. } => "warm_ended",
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     error, fmt,
     io::{self, IsTerminal as _},
     str::FromStr,
+    sync::Arc,
 };
 
 use tracing_subscriber::{
@@ -15,6 +16,7 @@ use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt::MakeWriter,
     layer::SubscriberExt as _,
+    reload,
     util::{SubscriberInitExt as _, TryInitError},
 };
 
@@ -103,12 +105,36 @@ impl fmt::Display for Filter {
 ///
 /// # Errors
 /// If the process already logs.
-pub fn init(config: &Config, colored: bool) -> Result<(), TryInitError> {
-    subscriber(config, colored, io::stderr().is_terminal(), io::stderr).try_init()
+pub fn init(config: &Config, colored: bool) -> Result<Handle, TryInitError> {
+    let (subscriber, handle) = subscriber(config, colored, io::stderr().is_terminal(), io::stderr);
+    subscriber.try_init()?;
+    Ok(handle)
+}
+
+/// Changes how much is logged while the process runs.
+#[derive(Clone)]
+pub struct Handle(Arc<dyn Fn(&Filter) + Send + Sync>);
+
+impl Handle {
+    /// Logs by `filter` from now on.
+    pub fn filter(&self, filter: &Filter) {
+        (self.0)(filter);
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
 }
 
 /// What [`init`] installs, for any writer.
-fn subscriber<W>(config: &Config, colored: bool, terminal: bool, writer: W) -> impl tracing::Subscriber + Send + Sync
+fn subscriber<W>(
+    config: &Config,
+    colored: bool,
+    terminal: bool,
+    writer: W,
+) -> (impl tracing::Subscriber + Send + Sync, Handle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -123,7 +149,10 @@ where
     } else {
         lines.compact().with_ansi(colored).with_target(false).boxed()
     };
-    tracing_subscriber::registry().with(layer.with_filter(config.filter.0.clone()))
+    let (filter, reload) = reload::Layer::new(config.filter.0.clone());
+    // It fails only when the subscriber is gone, and then nobody is left to tell.
+    let handle = Handle(Arc::new(move |filter: &Filter| drop(reload.reload(filter.0.clone()))));
+    (tracing_subscriber::registry().with(layer.with_filter(filter)), handle)
 }
 
 /// An error with its causes in one line, for the field `error`.
@@ -141,7 +170,7 @@ pub fn chain(error: &dyn error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tracing::{info, info_span, subscriber::with_default, trace, warn};
 
@@ -165,7 +194,7 @@ mod tests {
     fn logged(config: &Config, colored: bool, terminal: bool, events: impl FnOnce()) -> Vec<String> {
         let captured = Captured::default();
         let writer = captured.clone();
-        with_default(subscriber(config, colored, terminal, move || writer.clone()), events);
+        with_default(subscriber(config, colored, terminal, move || writer.clone()).0, events);
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }

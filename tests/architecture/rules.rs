@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["server", "source", "dev", "client", "hooks", "output"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
-    &["lifecycle", "detached"],
+    &["lifecycle", "detached", "systemd"],
     // Generated from `proto/`.
     &["workload_api_proto"],
 ];

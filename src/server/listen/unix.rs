@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, PermissionsExt as _},
         net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -16,33 +16,58 @@ use tokio::{
 };
 
 use super::{ListenError, UnixConfig};
+use crate::systemd::{
+    Handed,
+    handed::{FileId, file_id},
+};
 
 /// A bound socket whose file is watched: Istio's agent, and cleaners of temporary directories, unlink it under us.
 pub(crate) struct UnixSocket {
     config: UnixConfig,
     listener: UnixListener,
-    /// Which file is ours: device and inode.
-    identity: (u64, u64),
+    /// Which file is ours.
+    identity: FileId,
+    /// Whether somebody else holds the socket too, so that clients may go on connecting when we are gone.
+    shared: bool,
+    handed: Handed,
     /// The file that took its place.
-    lost_to: Option<(u64, u64)>,
+    lost_to: Option<FileId>,
     changes: mpsc::Receiver<()>,
     _watcher: Option<notify::RecommendedWatcher>,
 }
 
 impl UnixSocket {
-    /// Binds the socket. It gets its mode and owner before anybody can connect: it is bound under another name and moved
-    /// into place.
-    pub(super) fn open(config: &UnixConfig) -> Result<Self, ListenError> {
+    /// Takes over the socket that waits for us, or else binds one. That gets its mode and owner before anybody can connect:
+    /// it is bound under another name and moved into place.
+    pub(super) fn open(config: &UnixConfig, handed: &Handed) -> Result<Self, ListenError> {
         // The file could be moved to a longer name than clients can connect to.
         SocketAddr::from_pathname(&config.path).map_err(|source| os("listen on", &config.path, source))?;
-        clear_stale(&config.path)?;
-        let (listener, identity) = bind(config)?;
+        let mut config = config.clone();
+        let (listener, identity, shared) = match handed.take_unix(&config.path) {
+            Some(waiting) => {
+                config.path = waiting.path;
+                // The unit says who may connect to a socket that it opened.
+                if waiting.ours {
+                    admit(&config, &config.path)?;
+                }
+                let listener = UnixListener::from_std(waiting.listener);
+                let listener = listener.map_err(|source| os("listen on", &config.path, source))?;
+                (listener, waiting.file, true)
+            }
+            None => {
+                clear_stale(&config.path)?;
+                let (listener, identity) = bind(&config)?;
+                let shared = handed.keep_unix(&config.path, identity, &listener);
+                (listener, identity, shared)
+            }
+        };
         let (notices, changes) = mpsc::channel(1);
         let watcher = watch_directory(&config.path, notices);
         if watcher.is_none() {
             tracing::warn!(path = %config.path.display(), "the socket's directory cannot be watched, an unlinked socket will not be bound again");
         }
-        Ok(Self { config: config.clone(), listener, identity, lost_to: None, changes, _watcher: watcher })
+        let handed = handed.clone();
+        Ok(Self { config, listener, identity, shared, handed, lost_to: None, changes, _watcher: watcher })
     }
 
     /// The socket file.
@@ -61,7 +86,7 @@ impl UnixSocket {
     }
 
     fn rebind_if_gone(&mut self) {
-        match identity(&self.config.path) {
+        match file_id(&self.config.path) {
             Some(found) if found == self.identity => {}
             // Somebody else's now. Taking it back would be a fight; connections that we have go on. Said once for each
             // thief: every other change in the directory comes by here too.
@@ -73,6 +98,8 @@ impl UnixSocket {
             None => match bind(&self.config) {
                 Ok((listener, identity)) => {
                     tracing::warn!(path = %self.config.path.display(), "the socket was unlinked, bound again");
+                    self.handed.forget_unix(&self.config.path, self.identity);
+                    self.shared = self.handed.keep_unix(&self.config.path, identity, &listener);
                     (self.listener, self.identity) = (listener, identity);
                 }
                 Err(error) => {
@@ -84,10 +111,10 @@ impl UnixSocket {
     }
 }
 
-/// Removes the socket file, unless it is no longer ours.
+/// Removes the socket file, unless it is no longer ours, or clients may wait there for the next start.
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if identity(&self.config.path) == Some(self.identity) {
+        if !self.shared && file_id(&self.config.path) == Some(self.identity) {
             let _ = fs::remove_file(&self.config.path);
         }
     }
@@ -114,12 +141,12 @@ fn clear_stale(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn bind(config: &UnixConfig) -> Result<(UnixListener, (u64, u64)), ListenError> {
+fn bind(config: &UnixConfig) -> Result<(UnixListener, FileId), ListenError> {
     let path = &config.path;
     let staged = staged_path(path);
     let _ = fs::remove_file(&staged);
     let result = stage(config, &staged).and_then(|listener| {
-        let identity = identity(&staged).ok_or_else(|| os("find", &staged, io::ErrorKind::NotFound.into()))?;
+        let identity = file_id(&staged).ok_or_else(|| os("find", &staged, io::ErrorKind::NotFound.into()))?;
         fs::rename(&staged, path).map_err(|source| os("move the socket to", path, source))?;
         Ok((listener, identity))
     });
@@ -131,23 +158,25 @@ fn bind(config: &UnixConfig) -> Result<(UnixListener, (u64, u64)), ListenError> 
 
 fn stage(config: &UnixConfig, staged: &Path) -> Result<UnixListener, ListenError> {
     let listener = StdListener::bind(staged).map_err(|source| os("bind", &config.path, source))?;
-    let mode = fs::Permissions::from_mode(config.mode);
-    fs::set_permissions(staged, mode).map_err(|source| os("set the mode of", &config.path, source))?;
-    if config.owner.is_some() || config.group.is_some() {
-        std::os::unix::fs::chown(staged, config.owner, config.group)
-            .map_err(|source| os("set the owner of", &config.path, source))?;
-    }
+    admit(config, staged)?;
     listener.set_nonblocking(true).map_err(|source| os("configure", &config.path, source))?;
     UnixListener::from_std(listener).map_err(|source| os("listen on", &config.path, source))
+}
+
+/// Sets who may connect to the socket whose file is now at `file`.
+fn admit(config: &UnixConfig, file: &Path) -> Result<(), ListenError> {
+    let mode = fs::Permissions::from_mode(config.mode);
+    fs::set_permissions(file, mode).map_err(|source| os("set the mode of", &config.path, source))?;
+    if config.owner.is_some() || config.group.is_some() {
+        std::os::unix::fs::chown(file, config.owner, config.group)
+            .map_err(|source| os("set the owner of", &config.path, source))?;
+    }
+    Ok(())
 }
 
 /// A short name beside the socket: the whole path of a socket must fit into 107 bytes.
 fn staged_path(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{:08x}", fastrand::u32(..)))
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn watch_directory(path: &Path, notices: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {

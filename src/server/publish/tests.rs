@@ -1,6 +1,6 @@
 mod tokens;
 
-use super::*;
+use super::{super::live, *};
 use crate::{
     secret::fixture,
     xds::{Lookup, Origin, SECRET_TYPE_URL, Version},
@@ -24,9 +24,11 @@ async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
     let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
     let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
+    let (_steering, settings) = live::channel(crate::server::Config::default(), config.clone());
     let (states, receiver) = watch::channel(Availability::Pending);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(publisher.run(receiver, watch::Sender::default().subscribe(), stop.clone()));
+    let task =
+        tokio::spawn(publisher.run(receiver, watch::Sender::default().subscribe(), settings.watch(), stop.clone()));
     let mut feed = feeds.of(Flavour::Spiffe);
     let seen = tokio::spawn(async move {
         let begun = Instant::now();

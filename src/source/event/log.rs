@@ -33,6 +33,13 @@ pub(super) fn log(event: &RenewalEvent, loud: bool) {
             let not_after = rfc3339(*not_after);
             tracing::info!(event = name, %spiffe_id, %serial, %not_after, "svid renewed");
         }
+        RenewalEvent::WarmStarted { sealed_at, svids } => {
+            let sealed_at = rfc3339(*sealed_at);
+            tracing::info!(event = name, %sealed_at, svids, "sealed identity in service until the source answers");
+        }
+        RenewalEvent::WarmEnded { confirmed } => {
+            tracing::info!(event = name, confirmed, "the source has answered, the sealed identity is out of service");
+        }
         RenewalEvent::Unchanged => tracing::debug!(event = name, "identity source repeated the same state"),
         RenewalEvent::RenewalFailed { error, failures } if loud => {
             tracing::error!(event = name, %error, failures, "update refused, last good state kept");

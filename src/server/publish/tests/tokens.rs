@@ -66,7 +66,9 @@ async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
     let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(publisher.run(states.subscribe(), tokens.subscribe(), stop.clone()));
+    let (_steering, settings) = live::channel(crate::server::Config::default(), config);
+    let running = publisher.run(states.subscribe(), tokens.subscribe(), settings.watch(), stop.clone());
+    let running = tokio::spawn(running);
     let mut feed = feeds.of(Flavour::Spiffe);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(version(&feed, "jwt:a"), None, "nothing before the source has said who we are");
