@@ -15,6 +15,7 @@ mod observe;
 mod peer;
 mod publish;
 mod reflection;
+pub mod registry;
 mod service;
 
 use std::{sync::Arc, time::Duration};
@@ -32,12 +33,16 @@ pub(crate) use connection::{ACCEPT_PAUSE, Io, accept};
 pub use listen::{Bound, ListenError};
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
+pub use registry::Streams;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{Latch, Readiness},
     secret::{self, SecretCatalog},
-    telemetry::metrics::{Depth, RolloutMetrics, StreamMetrics},
+    telemetry::{
+        journal::Journal,
+        metrics::{Depth, RolloutMetrics, StreamMetrics},
+    },
     xds::{Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
@@ -126,6 +131,8 @@ struct Shared {
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
     metrics: StreamMetrics,
+    streams: Streams,
+    journal: Journal,
 }
 
 /// A server whose listeners are open.
@@ -161,6 +168,8 @@ impl Server {
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            streams: Streams::default(),
+            journal: Journal::default(),
             metrics: StreamMetrics::default(),
         };
         let tokens = watch::Sender::default().subscribe();
@@ -188,6 +197,18 @@ impl Server {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// Who is connected and what each has, at any time.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.shared.streams
+    }
+
+    /// What happened lately.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.shared.journal
     }
 
     /// What happens on streams from now on.

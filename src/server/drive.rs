@@ -65,7 +65,7 @@ impl<W: Wire> Drive<W> {
             tail: None,
             ended: false,
             opened: Instant::now(),
-            observer: StreamObserver::new(shared.events.clone(), &shared.metrics, W::VARIANT, service, peer),
+            observer: StreamObserver::new(&shared, W::VARIANT, service, peer),
             _permit: permit,
             wire: PhantomData,
             shared,
@@ -121,6 +121,7 @@ impl<W: Wire> Drive<W> {
                     if self.now.is_some() {
                         self.observer.news(arrival);
                     }
+                    self.observer.sees(&set);
                     self.now = Some(set);
                 }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
@@ -157,6 +158,9 @@ impl<W: Wire> http_body::Body for Drive<W> {
         }
         if !this.follow(cx) {
             return this.end(&Status::ok(""));
+        }
+        if let Some(name) = this.observer.asked(cx) {
+            this.state.resend(name.as_ref());
         }
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {

@@ -1,14 +1,22 @@
 //! What happens on streams, as log lines and as events that a library user can follow.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, task::Context, time::Duration};
 
 use tokio::sync::broadcast;
 use tonic::{Code, Status};
 
-use super::{peer::Peer, publish::Arrival};
+use super::{
+    Shared,
+    peer::Peer,
+    publish::Arrival,
+    registry::{Resend, Seat},
+};
 use crate::{
-    telemetry::metrics::{Mismatch, StreamMeter, StreamMetrics, Suppressed},
-    xds::{Answer, Event, Outgoing, ResourceName, Service, StreamState, Update, Variant, Version},
+    telemetry::{
+        journal::{Journal, Weight},
+        metrics::{Mismatch, StreamMeter, Suppressed},
+    },
+    xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant, Version},
 };
 
 /// Who is on a stream.
@@ -82,6 +90,8 @@ pub(super) struct StreamObserver {
     events: broadcast::Sender<StreamEvent>,
     client: Arc<Client>,
     meter: StreamMeter,
+    seat: Seat,
+    journal: Journal,
     opened: bool,
     ended: Option<Code>,
     since_settled: SinceSettled,
@@ -94,22 +104,37 @@ struct SinceSettled {
     interest: bool,
     opened: bool,
     sent: bool,
+    removed: bool,
     /// There are other resources than before: since when, and how they came.
     news: Option<Arrival>,
 }
 
 impl StreamObserver {
-    pub(super) fn new(
-        events: broadcast::Sender<StreamEvent>,
-        metrics: &StreamMetrics,
-        variant: Variant,
-        service: Service,
-        peer: Peer,
-    ) -> Self {
-        let client = Client { peer, node: String::new(), cluster: String::new(), variant, service };
-        let meter = metrics.open(service, variant, peer.class());
-        let since_settled = SinceSettled::default();
-        Self { events, client: Arc::new(client), meter, opened: false, ended: None, since_settled }
+    pub(super) fn new(shared: &Shared, variant: Variant, service: Service, peer: Peer) -> Self {
+        let client = Arc::new(Client { peer, node: String::new(), cluster: String::new(), variant, service });
+        Self {
+            events: shared.events.clone(),
+            meter: shared.metrics.open(service, variant, peer.class()),
+            seat: shared.streams.open(client.clone()),
+            journal: shared.journal.clone(),
+            client,
+            opened: false,
+            ended: None,
+            since_settled: SinceSettled::default(),
+        }
+    }
+
+    /// What an operator wants sent again: one name, or `Some(None)` for everything.
+    pub(super) fn asked(&self, cx: &Context<'_>) -> Option<Option<ResourceName>> {
+        self.seat.asked(cx).map(|resend| match resend {
+            Resend::Everything => None,
+            Resend::Name(name) => Some(name),
+        })
+    }
+
+    /// The stream looks at these resources from now on.
+    pub(super) fn sees(&self, now: &Arc<ResourceSet>) {
+        self.seat.sees(now);
     }
 
     /// There are other resources than before.
@@ -119,9 +144,12 @@ impl StreamObserver {
 
     /// The stream has nothing more to say.
     pub(super) fn settled(&mut self, state: &StreamState) {
-        let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
+        let SinceSettled { interest, opened, sent, removed, news } = std::mem::take(&mut self.since_settled);
         if !interest && !sent && news.is_none() {
             return;
+        }
+        if interest || removed {
+            self.seat.wants(state.secrets());
         }
         let waiting = state.secrets().waiting();
         self.meter.waiting(waiting);
@@ -142,6 +170,7 @@ impl StreamObserver {
         if let Some(node) = &event.node {
             let client = Client { node: shown(&node.id), cluster: shown(&node.cluster), ..(*self.client).clone() };
             self.client = Arc::new(client);
+            self.seat.is(self.client.clone());
         }
         if let Some(type_url) = &event.foreign {
             tracing::warn!(client = %self.client, %type_url, "client asks for a type that is not served, answered with nothing");
@@ -152,6 +181,7 @@ impl StreamObserver {
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
+            self.journal.note(Weight::Routine, "stream_opened", &"", &"", &self.client);
             self.emit(|client| StreamEvent::Opened { client });
         }
         if heard.resent {
@@ -161,6 +191,8 @@ impl StreamObserver {
         match &heard.answer {
             Answer::Acked { resource: Some((name, version)), latency } => {
                 self.meter.acked(*latency);
+                self.seat.acked(name, version);
+                self.journal.note(Weight::Routine, "resource_acked", name, version, &self.client);
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");
                 self.emit(|client| StreamEvent::Acked {
                     client,
@@ -172,6 +204,8 @@ impl StreamObserver {
             Answer::Nacked { resource: Some((name, version)), rejection } => {
                 self.meter.nacked();
                 let detail = rejection.message.as_str();
+                self.seat.nacked(name, version, detail);
+                self.journal.note(Weight::Problem, "resource_rejected", name, &detail, &self.client);
                 tracing::warn!(client = %self.client, %name, %version, detail, "resource rejected by the client, it keeps what it had");
                 self.emit(|client| StreamEvent::Nacked {
                     client,
@@ -182,6 +216,7 @@ impl StreamObserver {
             }
             Answer::Nacked { resource: None, rejection } => {
                 self.meter.nacked();
+                self.journal.note(Weight::Problem, "absence_rejected", &"", &rejection.message, &self.client);
                 tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
             }
             Answer::Stale => {
@@ -205,10 +240,16 @@ impl StreamObserver {
         match &outgoing.update {
             Some(Update::Resource { resource, .. }) => {
                 let (name, version, bytes) = (resource.name(), resource.version(), outgoing.frame.size());
+                self.seat.sent(name, version);
+                self.journal.note(Weight::Routine, "resource_sent", name, version, &self.client);
                 tracing::debug!(client = %self.client, %name, %version, bytes, "resource sent");
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
             Some(Update::Removed { names, .. }) => {
+                self.since_settled.removed = true;
+                let shown = names.first().map(ToString::to_string).unwrap_or_default();
+                let count = format!("{} names", names.len());
+                self.journal.note(Weight::Notice, "names_unavailable", &shown, &count, &self.client);
                 tracing::info!(client = %self.client, ?names, "names not available to this client");
             }
             None => {}
@@ -235,6 +276,11 @@ impl StreamObserver {
 impl Drop for StreamObserver {
     fn drop(&mut self) {
         tracing::debug!(client = %self.client, code = ?self.ended, "stream closed");
+        if self.opened {
+            let code = self.ended.map_or("client went away", code_name);
+            let weight = if matches!(self.ended, None | Some(Code::Ok)) { Weight::Routine } else { Weight::Notice };
+            self.journal.note(weight, "stream_closed", &"", &code, &self.client);
+        }
         self.emit(|client| StreamEvent::Closed { client, code: self.ended });
     }
 }
