@@ -1,19 +1,22 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, Admin, AdminError},
+    admin::{self, Admin, AdminError, actions::Actions, note_renewals, view::Sight},
     config::Config,
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     lifecycle::Readiness,
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
-    telemetry::metrics::{self, Exposition},
+    telemetry::{
+        logs,
+        metrics::{self, Exposition},
+    },
 };
 
 /// Why the program cannot start or go on.
@@ -46,6 +49,8 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
+    /// The source, as people know it.
+    source: String,
     store: Arc<IdentityStore>,
 }
 
@@ -60,12 +65,13 @@ impl App {
         let admin = Admin::bind(config.admin().clone()).await?;
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
+        let name = config.source().endpoint.to_string();
         let source = WorkloadApi::new(config.source().clone());
         let policy = *config.supervisor();
         let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
         let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, bundles, admin, supervisor, jwt, store })
+        Ok(Self { server, bundles, admin, supervisor, jwt, source: name, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -105,6 +111,21 @@ impl App {
             queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
         };
         parts.exposition()
+    }
+
+    /// What the admin pages look at.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight {
+            started: SystemTime::now(),
+            readiness: self.readiness().clone(),
+            sources: vec![(self.source.clone(), self.source())],
+            identities: self.identities(),
+            tokens: self.store.watch_jwt(&Workload::Own),
+            streams: self.server.streams().clone(),
+            journal: self.server.journal().clone(),
+            actions: Actions { logs: logs::Control::of_process(), refresh_tokens: None },
+        }
     }
 
     /// Every outcome of renewal from now on.
@@ -154,7 +175,9 @@ impl App {
             tracing::info!(%listener, "serving the admin pages");
         }
         let metrics = Arc::new(self.metrics());
-        let pages = admin::router(admin::Parts { readiness: self.readiness().clone(), metrics });
+        let readiness = self.readiness().clone();
+        let pages = admin::router(admin::Parts { readiness, metrics, sight: Arc::new(self.sight()) });
+        let journal = tokio::spawn(note_renewals(self.renewals(), self.server.journal().clone(), stop.clone()));
         let contact = tokio::spawn(first_contact(self.source(), self.readiness().clone(), stop.clone()));
         let renewal = tokio::spawn({
             let stop = stop.clone();
@@ -194,6 +217,7 @@ impl App {
         renewal.await.map_err(AppError::Supervisor)??;
         tokens.await.map_err(AppError::Supervisor)?;
         contact.await.map_err(AppError::Supervisor)?;
+        journal.await.map_err(AppError::Supervisor)?;
         served?;
         bundles.map_err(AppError::Bundles)?;
         administered?;

@@ -6,6 +6,7 @@
 
 pub mod bundles;
 mod connection;
+pub mod csds;
 mod drive;
 mod fetch;
 mod health;

@@ -4,6 +4,8 @@
 //! interface: `spiffe_id`, `trust_domain`, `resource`, `version`, `nonce`, `node`, `peer`, `stream`, `endpoint`,
 //! `error`, `kind`, `serial`, `not_after`.
 
+mod control;
+
 use std::{
     error, fmt,
     io::{self, IsTerminal as _},
@@ -15,8 +17,11 @@ use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt::MakeWriter,
     layer::SubscriberExt as _,
+    reload,
     util::{SubscriberInitExt as _, TryInitError},
 };
+
+pub use control::Control;
 
 /// What is logged, and in which form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,11 +109,19 @@ impl fmt::Display for Filter {
 /// # Errors
 /// If the process already logs.
 pub fn init(config: &Config, colored: bool) -> Result<(), TryInitError> {
-    subscriber(config, colored, io::stderr().is_terminal(), io::stderr).try_init()
+    let (subscriber, control) = subscriber(config, colored, io::stderr().is_terminal(), io::stderr);
+    subscriber.try_init()?;
+    control.install();
+    Ok(())
 }
 
 /// What [`init`] installs, for any writer.
-fn subscriber<W>(config: &Config, colored: bool, terminal: bool, writer: W) -> impl tracing::Subscriber + Send + Sync
+fn subscriber<W>(
+    config: &Config,
+    colored: bool,
+    terminal: bool,
+    writer: W,
+) -> (impl tracing::Subscriber + Send + Sync, Control)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -123,7 +136,9 @@ where
     } else {
         lines.compact().with_ansi(colored).with_target(false).boxed()
     };
-    tracing_subscriber::registry().with(layer.with_filter(config.filter.0.clone()))
+    let configured = config.filter.0.clone();
+    let (filter, handle) = reload::Layer::new(configured.clone());
+    (tracing_subscriber::registry().with(layer.with_filter(filter)), Control::new(handle, configured))
 }
 
 /// An error with its causes in one line, for the field `error`.
@@ -165,13 +180,34 @@ mod tests {
     fn logged(config: &Config, colored: bool, terminal: bool, events: impl FnOnce()) -> Vec<String> {
         let captured = Captured::default();
         let writer = captured.clone();
-        with_default(subscriber(config, colored, terminal, move || writer.clone()), events);
+        with_default(subscriber(config, colored, terminal, move || writer.clone()).0, events);
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     fn config(format: Format, filter: &str) -> Config {
         Config { format, filter: filter.parse().unwrap() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_is_logged_for_a_while() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let (subscriber, control) = subscriber(&config(Format::Json, "info"), false, false, move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let lines = || String::from_utf8(captured.0.lock().unwrap().clone()).unwrap().matches("seen").count();
+        tracing::debug!("seen");
+        assert_eq!(lines(), 0);
+        control.set_for("debug".parse().unwrap(), std::time::Duration::from_secs(60));
+        tracing::debug!("seen");
+        assert_eq!(lines(), 1);
+        control.set_for("trace".parse().unwrap(), std::time::Duration::from_secs(90));
+        tokio::time::sleep(std::time::Duration::from_secs(80)).await;
+        tracing::debug!("seen");
+        assert_eq!(lines(), 2, "the end of the first wish ended the second");
+        tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+        tracing::debug!("seen");
+        assert_eq!(lines(), 2);
     }
 
     #[test]
