@@ -42,6 +42,19 @@ fn note(event: &RenewalEvent, journal: &Journal) {
             (Weight::Notice, trust_domain.to_string(), format!("{added} authorities added, {removed} removed"))
         }
         E::Denied { reason, .. } | E::Withdrawn { reason } => (Weight::Problem, String::new(), reason.to_string()),
+        E::JwtRenewed { spiffe_id, not_after, .. } => {
+            (Weight::Routine, spiffe_id.to_string(), format!("until {}", view::seconds(*not_after)))
+        }
+        E::JwtExpiring { spiffe_id, not_after, .. } | E::JwtExpired { spiffe_id, not_after, .. } => {
+            (Weight::Problem, spiffe_id.to_string(), format!("ends {}", view::seconds(*not_after)))
+        }
+        E::JwtRenewalFailed { error, .. } | E::JwtKeysFailed { error, .. } => {
+            (Weight::Problem, String::new(), error.to_string())
+        }
+        E::JwtWithdrawn { reason, .. } => (Weight::Problem, String::new(), reason.to_string()),
+        E::JwtKeysChanged { trust_domain, added, removed } => {
+            (Weight::Notice, trust_domain.to_string(), format!("{added} JWT keys added, {removed} removed"))
+        }
     };
     journal.note(weight, event.name(), &subject, &detail, &"");
 }
