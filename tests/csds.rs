@@ -68,7 +68,7 @@ async fn a_rejection_stays_with_its_words_until_other_content_is_taken() {
     assert!(client.generic_xds_configs[0].last_updated.is_some());
     assert_eq!(client.node.as_ref().unwrap().id, "envoy-1");
     assert!(client.client_scope.contains("uid:"), "{}", client.client_scope);
-    site.issuer.rotate();
+    site.issuer.rotate().unwrap();
     envoy.expect(["default"]).await;
     until(&site, &[("default", ConfigStatus::Error), ("later", ConfigStatus::NotSent)]).await;
     envoy.ack().await;

@@ -13,6 +13,7 @@ const LONGEST: usize = 64 << 20;
 
 /// Which server is asked.
 #[derive(Debug, clap::Args)]
+#[group(id = "server")]
 pub(super) struct Args {
     /// The admin socket of the server.
     #[arg(long, value_name = "PATH", default_value = "/run/spiffe-sds/admin.sock", env = "SPIFFE_SDS_ADMIN")]

@@ -8,6 +8,7 @@
     reason = "clippy.toml allows them in test functions, not in theirs"
 )]
 
+pub mod chromium;
 pub mod envoy;
 pub mod mesh;
 pub mod secrets;
