@@ -31,7 +31,6 @@ use axum::{
 };
 use thiserror::Error;
 use tokio::task::JoinError;
-use tonic::service::Routes;
 
 use crate::{
     lifecycle::Readiness,
@@ -89,7 +88,7 @@ pub struct Parts {
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
 pub fn router(parts: Parts) -> Router {
-    let csds = Routes::new(csds::service(parts.sight.streams.clone())).into_axum_router();
+    let csds = csds::service(parts.sight.streams.clone());
     let sight = Router::new()
         .route("/", get(page::page))
         .route("/debug/revision", get(page::news))

@@ -5,7 +5,9 @@
   const refresh = async () => {
     const answer = await fetch(location.pathname + location.search);
     if (!answer.ok) throw new Error(answer.status);
-    const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    // The policy of this page is against the style of another; only the parts are wanted.
+    const parts = (await answer.text()).replace(/<(style|script)\b[^]*?<\/\1>/g, '');
+    const page = new DOMParser().parseFromString(parts, 'text/html');
     for (const part of document.querySelectorAll('[data-live]')) {
       const fresh = page.getElementById(part.id);
       // What somebody is about to press stays where it is.
