@@ -12,7 +12,7 @@ use crate::{
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     lifecycle::Readiness,
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WorkloadApi},
+    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, failover},
     telemetry::{
         logs,
         metrics::{self, Exposition},
@@ -49,7 +49,7 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
-    /// The source, as people know it.
+    /// The sources, the preferred one first, as people know them.
     source: String,
     store: Arc<IdentityStore>,
 }
@@ -65,13 +65,15 @@ impl App {
         let admin = Admin::bind(config.admin().clone()).await?;
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
-        let name = config.source().endpoint.to_string();
-        let source = WorkloadApi::new(config.source().clone());
-        let policy = *config.supervisor();
-        let supervisor = Supervisor::new(source.clone(), Workload::Own, store.clone(), policy);
-        let jwt = JwtSupervisor::new(source, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let sources: Vec<_> = config.sources().iter().map(source::Config::source).collect();
+        let names = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
+        let (failover, policy) = (*config.failover(), *config.supervisor());
+        let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
+        let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
+        let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
+        let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
-        Ok(Self { server, bundles, admin, supervisor, jwt, source: name, store })
+        Ok(Self { server, bundles, admin, supervisor, jwt, source: names, store })
     }
 
     /// Where the listeners really listen, in the configuration's order.

@@ -12,9 +12,12 @@ mod config;
 mod demo;
 #[cfg(feature = "dev-issuer")]
 mod dev;
+mod fetch;
 mod operate;
 mod serve;
 mod status;
+mod watch;
+mod xds;
 
 use std::{
     collections::BTreeMap,
@@ -65,6 +68,8 @@ enum Command {
     LogLevel(operate::LogLevel),
     RefreshTokens(operate::RefreshTokens),
     Bootstrap(bootstrap::Args),
+    Fetch(fetch::Args),
+    Watch(watch::Args),
     Completions(completions::Args),
 }
 
@@ -98,6 +103,8 @@ impl Cli {
             Command::LogLevel(args) => operate::log_level(args).await,
             Command::RefreshTokens(args) => operate::refresh_tokens(args).await,
             Command::Bootstrap(args) => bootstrap::run(&args),
+            Command::Fetch(args) => fetch::run(args).await,
+            Command::Watch(args) => watch::run(args).await,
             Command::Completions(args) => completions::run(&args),
         }
     }

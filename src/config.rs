@@ -33,14 +33,15 @@ pub use shape::{Key, keys, schema};
 use crate::{
     admin, secret,
     server::{self, bundles},
-    source::{jwt, supervisor, workload_api},
+    source::{self, failover, jwt, supervisor},
     telemetry::logs,
 };
 
 /// Everything the server needs to know before it starts. Valid by construction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    source: workload_api::Config,
+    sources: Vec<source::Config>,
+    failover: failover::Config,
     supervisor: supervisor::Config,
     jwt: jwt::Config,
     secrets: secret::Config,
@@ -114,13 +115,19 @@ impl Config {
         compose::compose(&tree, problems)
     }
 
-    /// The Workload API to ask.
+    /// The sources of identities, the preferred one first; never empty.
     #[must_use]
-    pub fn source(&self) -> &workload_api::Config {
-        &self.source
+    pub fn sources(&self) -> &[source::Config] {
+        &self.sources
     }
 
-    /// How its failures are treated.
+    /// When one of them takes the place of another.
+    #[must_use]
+    pub fn failover(&self) -> &failover::Config {
+        &self.failover
+    }
+
+    /// How their failures are treated.
     #[must_use]
     pub fn supervisor(&self) -> &supervisor::Config {
         &self.supervisor

@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
 #[cfg(feature = "dev-issuer")]
 pub mod dev;

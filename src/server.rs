@@ -4,6 +4,7 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
+mod authority;
 pub mod bundles;
 mod connection;
 pub mod csds;
@@ -17,6 +18,7 @@ mod peer;
 mod publish;
 mod reflection;
 pub mod registry;
+mod rest;
 mod service;
 
 use std::{sync::Arc, time::Duration};
@@ -247,7 +249,8 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let routes =
             Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
-        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?.prepare();
+        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
+        let routes = rest::add(routes, self.shared.clone()).prepare();
         let slots = Arc::new(Semaphore::new(self.config.limits.connections as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, stop.clone()));

@@ -7,6 +7,8 @@ pub mod backoff;
 pub mod decode;
 mod endpoint;
 pub mod event;
+pub mod failover;
+pub mod files;
 pub mod jwt;
 mod renewal;
 pub mod supervisor;
@@ -14,6 +16,7 @@ pub mod workload_api;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
+pub use files::Files;
 pub use jwt::{JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
 pub use workload_api::WorkloadApi;
@@ -29,6 +32,7 @@ use tonic::Code;
 
 use crate::identity::{IdentitySnapshot, SpiffeId, Workload};
 use decode::{DecodeError, jwt::JwtError};
+use files::FilesError;
 
 /// Something that knows the identities of workloads.
 pub trait Source: Send + Sync {
@@ -38,11 +42,49 @@ pub trait Source: Send + Sync {
     /// A snapshot without SVIDs means "entitled to no identity, but this is whom to trust". Dropping the stream ends
     /// the session and releases its connection.
     fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>>;
+
+    /// What logs, events and status pages call it: its address, where it has one.
+    fn name(&self) -> Arc<str> {
+        Arc::from("source")
+    }
 }
 
 impl<S: Source + ?Sized> Source for Arc<S> {
     fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>> {
         (**self).watch(workload)
+    }
+
+    fn name(&self) -> Arc<str> {
+        (**self).name()
+    }
+}
+
+/// A source as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// A SPIFFE Workload API.
+    WorkloadApi(workload_api::Config),
+    /// Certificates, keys and bundles in files.
+    Files(files::Config),
+}
+
+impl Config {
+    /// The source itself. Nothing is opened yet.
+    #[must_use]
+    pub fn source(&self) -> Arc<dyn Source> {
+        match self {
+            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone())),
+            Self::Files(files) => Arc::new(Files::new(files.clone())),
+        }
+    }
+
+    /// The same as a source of tokens. Files have none.
+    #[must_use]
+    pub fn jwt_source(&self) -> Arc<dyn JwtSource> {
+        match self {
+            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone())),
+            Self::Files(files) => Arc::new(Files::new(files.clone())),
+        }
     }
 }
 
@@ -112,6 +154,9 @@ pub enum SourceError {
     /// An answer about JWT-SVIDs was refused.
     #[error("the source gave an answer about JWT-SVIDs that cannot be used; the last good one stays in service")]
     InvalidJwt(#[from] JwtError),
+    /// Files cannot be read, or hold something else than they should.
+    #[error("the files cannot be used; what was good before stays in service")]
+    Files(#[from] FilesError),
     /// An update was refused because it had expired before it came.
     #[error(
         "the source sent an SVID of {spiffe_id} that is already expired; check the issuer, and the clocks of both machines"
@@ -140,8 +185,11 @@ impl SourceError {
     /// Whether the source is there and it is its message that is bad.
     #[must_use]
     pub fn is_bad_message(&self) -> bool {
-        let refused = matches!(self, Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. });
-        refused && self.kind() != ErrorKind::NotEntitled
+        match self {
+            Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. } => self.kind() != ErrorKind::NotEntitled,
+            Self::Files(error) => error.is_content(),
+            _ => false,
+        }
     }
 
     /// The message and those of its causes, in one line.

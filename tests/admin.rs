@@ -127,7 +127,7 @@ async fn ready_follows_the_identity_and_health_agrees() {
 #[tokio::test]
 async fn ready_ends_with_the_life_of_the_identity() {
     let (issuer, directory) = issuer().await;
-    issuer.set_ttl(Duration::from_secs(4)).unwrap();
+    issuer.set_ttl(Duration::from_secs(6)).unwrap();
     issuer.rotate().unwrap();
     let site = Site::beside(issuer, directory, &[]).await;
     let mut health = Health::watch(&site).await;

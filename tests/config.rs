@@ -108,7 +108,7 @@ fn the_documented_bounds_are_the_bounds() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 11);
 }
 
 #[test]
@@ -120,6 +120,15 @@ fn the_example_is_valid_and_shows_every_key() {
     for key in config::keys() {
         let name = key.path.rsplit('.').next().unwrap().trim_end_matches("[]");
         assert!(text.contains(&format!("{name}:")), "{} is not in the example", key.path);
+    }
+}
+
+#[test]
+fn the_other_examples_are_valid() {
+    for name in ["examples/failover.yaml", "examples/files.yaml"] {
+        let file = File { path: name.into(), text: read(name) };
+        let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
+        assert!(!config.unwrap_or_else(|problems| panic!("{problems}")).sources().is_empty());
     }
 }
 

@@ -56,9 +56,10 @@ fn everything() -> String {
         streams.refused(peer);
         drop(streams.connect(peer));
     }
-    streams.fetched("ok");
+    streams.fetched("grpc", "ok");
     let rollout = RolloutMetrics::default();
     let source = SourceMetrics::new(&["transient"], &RenewalEvent::NAMES);
+    source.active(&Arc::from("unix:///agent.sock"));
     let readiness = Readiness::default();
     let _latch = readiness.latch("identity", "not yet");
     let parts = Parts {

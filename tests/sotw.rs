@@ -4,10 +4,11 @@
 
 mod support;
 
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use spiffe_sds::identity::Availability;
 use support::{
     secrets::{certificate, content, plain, spiffe},
-    world::{DOMAIN, World, id, td},
+    world::{DOMAIN, World, bounded, id, td},
     xds::{Sotw, envoy, request},
 };
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -197,7 +198,7 @@ async fn what_is_denied_is_kept_by_its_holders_and_given_to_nobody_else() {
 
 #[tokio::test]
 async fn an_expired_certificate_goes_to_no_newcomer() {
-    let world = World::with(|setup| setup.issuer.ttl = std::time::Duration::from_secs(2)).await;
+    let world = World::with(|setup| setup.issuer.ttl = std::time::Duration::from_secs(5)).await;
     let mut holder = Sotw::secrets(&world.unix().await).await;
     holder.subscribe(["default"]).await;
     holder.expect(["default"]).await;
@@ -289,4 +290,19 @@ async fn a_client_that_has_said_all_hears_the_end() {
     let client = Sotw::secrets(&world.unix().await).await;
     client.send(request(&["default"]));
     client.hang_up().await.unwrap();
+}
+
+/// What `grpcurl -d` and every client with a list of requests does.
+#[tokio::test]
+async fn a_client_that_asks_and_hangs_up_is_answered_before_the_end() {
+    let world = World::start().await;
+    world.until_ready().await;
+    for _ in 0..50 {
+        let mut client = SecretDiscoveryServiceClient::new(world.unix().await);
+        let requests = tokio_stream::iter([request(&["default"])]);
+        let mut responses = bounded(client.stream_secrets(requests)).await.unwrap().into_inner();
+        let response = bounded(responses.message()).await.unwrap().expect("an answer before the end");
+        assert_eq!(response.resources.len(), 1);
+        assert!(bounded(responses.message()).await.unwrap().is_none());
+    }
 }

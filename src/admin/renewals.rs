@@ -31,6 +31,8 @@ fn note(event: &RenewalEvent, journal: &Journal) {
         E::Unchanged => return,
         E::SourceUp => (Weight::Routine, String::new(), String::new()),
         E::SourceDown { kind, error, .. } => (Weight::Notice, kind.as_str().to_owned(), error.to_string()),
+        E::SourceSwitched { from, to, .. } => (Weight::Notice, to.to_string(), format!("before: {from}")),
+        E::StandbyDown { source, error, .. } => (Weight::Notice, source.to_string(), error.to_string()),
         E::RenewalFailed { error, .. } => (Weight::Problem, String::new(), error.to_string()),
         E::Renewed { spiffe_id, serial, not_after } => {
             (Weight::Routine, spiffe_id.to_string(), format!("serial {serial}, until {}", view::seconds(*not_after)))

@@ -46,8 +46,10 @@ pub struct Sight {
 /// How a source does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
-    /// Its address.
+    /// Its address; of several, the preferred one first.
     pub name: String,
+    /// Of several, the one whose identities are in service.
+    pub active: Option<String>,
     /// A session is open and has delivered usable data.
     pub connected: bool,
     /// When usable data last came.
@@ -139,6 +141,7 @@ impl Sight {
             let status = status.borrow().clone();
             Source {
                 name: name.clone(),
+                active: status.active.map(|active| active.to_string()),
                 connected: status.connected,
                 last_update: status.last_update.map(time),
                 consecutive_failures: status.consecutive_failures,

@@ -5,6 +5,7 @@ mod report;
 use std::{
     collections::BTreeMap,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,13 +16,13 @@ use futures_util::StreamExt as _;
 use super::config;
 use crate::{
     identity::{IdentitySnapshot, Workload},
-    source::{JwtSource as _, Source as _, SourceError, WorkloadApi, decode::jwt::JwtBundles, jwt, workload_api},
+    source::{JwtSource, Source, SourceError, decode::jwt::JwtBundles, jwt},
 };
-use report::{Asked, Report};
+use report::{Asked, Report, SourceRow};
 
-/// Checks the configuration, asks the source, and shows each SVID, trust bundle and configured token with its expiry.
+/// Checks the configuration, asks the sources, and shows each SVID, trust bundle and configured token with its expiry.
 ///
-/// Exit codes: 0 all is well; 1 the source cannot be reached, gives nothing or something expired; 2 the configuration is wrong.
+/// Exit codes: 0 all is well; 1 no source can be reached, gives nothing or something expired; 2 the configuration is wrong.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("What does this agent give us?", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
@@ -47,14 +48,24 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
         super::print("the configuration is valid\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let snapshot = tokio::time::timeout(args.timeout, fetch(config.source()))
-        .await
-        .context("the source did not answer in time; is it running, and is this workload registered? (--timeout)")??;
-    let mut report = Report::new(&snapshot, &config.secrets().naming, SystemTime::now());
-    if !config.jwt().svids.is_empty() {
-        let (asked, keys) = tokio::time::timeout(args.timeout, fetch_tokens(config.source(), config.jwt()))
-            .await
-            .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
+    let asked = config.sources().iter().map(|source| ask(source.source(), args.timeout));
+    let answers = futures_util::future::join_all(asked).await;
+    // At the start the first that delivers is in service.
+    let in_service = answers.iter().position(|(_, answer)| answer.is_ok());
+    let sources = answers.iter().enumerate().map(|(index, (name, answer))| {
+        let standby = in_service.is_some_and(|first| first < index);
+        SourceRow::new(name, standby, answer.as_ref().err().map(|error| format!("{error:#}")))
+    });
+    let sources = sources.collect();
+    let snapshot = into_first(answers)?;
+    let mut report = Report::new(&snapshot, &config.secrets().naming, SystemTime::now()).with_sources(sources);
+    if !config.jwt().svids.is_empty()
+        && let Some(source) = in_service.and_then(|index| config.sources().get(index))
+    {
+        let (asked, keys) =
+            tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(), config.jwt()))
+                .await
+                .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
         report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
     }
     super::print(&if args.json { report.json()? } else { report.tables() })?;
@@ -62,8 +73,7 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
 }
 
 /// Every configured token, verified with the keys, and those.
-async fn fetch_tokens(source: &workload_api::Config, jwt: &jwt::Config) -> (Vec<Asked>, JwtBundles) {
-    let source = WorkloadApi::new(source.clone());
+async fn fetch_tokens(source: Arc<dyn JwtSource>, jwt: &jwt::Config) -> (Vec<Asked>, JwtBundles) {
     // Without keys the signatures stay unverified, and the table shows that there are none.
     let keys = source.watch_keys(&Workload::Own).next().await.and_then(Result::ok).unwrap_or_default();
     let mut asked = Vec::new();
@@ -74,9 +84,27 @@ async fn fetch_tokens(source: &workload_api::Config, jwt: &jwt::Config) -> (Vec<
     (asked, keys)
 }
 
-/// The first snapshot of the source.
-async fn fetch(config: &workload_api::Config) -> anyhow::Result<IdentitySnapshot> {
-    let source = WorkloadApi::new(config.clone());
-    let first = source.watch(&Workload::Own).next().await;
-    first.unwrap_or(Err(SourceError::Closed)).with_context(|| format!("no identity from {}", config.endpoint))
+/// The first snapshot of a source.
+async fn ask(source: Arc<dyn Source>, patience: Duration) -> (Arc<str>, anyhow::Result<IdentitySnapshot>) {
+    let name = source.name();
+    let mut session = source.watch(&Workload::Own);
+    let answer = match tokio::time::timeout(patience, session.next()).await {
+        Ok(first) => first.unwrap_or(Err(SourceError::Closed)).with_context(|| format!("no identity from {name}")),
+        Err(_) => Err(anyhow::anyhow!(
+            "the source did not answer in time; is it running, and is this workload registered? (--timeout)"
+        )),
+    };
+    (name, answer)
+}
+
+/// The answer of the first source that gave one; if none did, what the preferred one said.
+fn into_first(answers: Vec<(Arc<str>, anyhow::Result<IdentitySnapshot>)>) -> anyhow::Result<IdentitySnapshot> {
+    let mut failure = None;
+    for (_, answer) in answers {
+        match answer {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| anyhow::anyhow!("no source is configured")))
 }

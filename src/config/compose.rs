@@ -2,6 +2,7 @@
 
 mod admin;
 mod jwt;
+mod source;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     secret::{self, Naming},
     server::{self, Limits, bundles, listen},
-    source::{Endpoint, backoff, jwt as tokens, supervisor, workload_api},
+    source::{Config as Source, Endpoint, jwt as tokens},
     telemetry::logs,
 };
 
@@ -47,8 +48,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
 
     let naming_default = secret::Config::default();
     let server_default = server::Config::default();
-    let source = compose.source(raw.source.workload_api);
-    let supervisor = compose.supervisor(raw.source.denied_grace, raw.source.backoff);
+    let source = compose.source(raw.source);
     let jwt = compose.jwt(raw.jwt);
     let secrets = secret::Config {
         naming: compose.naming(&raw.secrets),
@@ -69,7 +69,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
     let Raw { keepalive, drain_deadline, .. } = raw;
     let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
     let server = server::Config {
-        listeners: compose.listeners(raw.listeners, source.as_ref()),
+        listeners: compose.listeners(raw.listeners, &source.sources),
         limits: limits(&raw.limits, server_default.limits),
         keepalive_interval: compose.duration(
             "keepalive.interval",
@@ -85,22 +85,16 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>) -> Result<Config,
             Duration::ZERO..=10 * MINUTE,
         ),
     };
-    let bundles = compose.bundles(raw.bundle_endpoint, source.as_ref());
+    let bundles = compose.bundles(raw.bundle_endpoint, &source.sources);
     // Whoever serves the keys follows them, also without tokens of its own.
     let jwt = tokens::Config { keys: !bundles.listeners.is_empty(), ..jwt };
-    let admin = compose.admin(raw.admin, source.as_ref());
+    let admin = compose.admin(raw.admin, &source.sources);
     let logs = compose.logs(raw.log);
-    match (Problems::new(compose.problems), source) {
-        (None, Some(source)) => Ok(Config { source, supervisor, jwt, secrets, server, bundles, admin, logs }),
-        (Some(problems), _) => Err(problems),
-        // Unreachable: `source` is only absent with a problem that says so.
-        (None, None) => Err(missing_endpoint().into()),
+    let source::Composed { sources, failover, supervisor } = source;
+    match Problems::new(compose.problems) {
+        None => Ok(Config { sources, failover, supervisor, jwt, secrets, server, bundles, admin, logs }),
+        Some(problems) => Err(problems),
     }
-}
-
-fn missing_endpoint() -> Problem {
-    let fix = "is not set; set SPIFFE_ENDPOINT_SOCKET, pass --endpoint, or write it into the configuration file";
-    Problem::new(None, "source.workload_api.endpoint", fix)
 }
 
 fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin>) {
@@ -150,41 +144,6 @@ impl Compose {
         self.parse(key, value, |text| scalar::duration(&text, allowed)).unwrap_or(default)
     }
 
-    fn source(&mut self, raw: raw::WorkloadApi) -> Option<workload_api::Config> {
-        let (given, section) = (raw.endpoint.is_some(), "source");
-        let endpoint = self.parse("source.workload_api.endpoint", raw.endpoint, |text| scalar::endpoint(&text));
-        let trust_domain =
-            self.parse("source.workload_api.trust_domain", raw.trust_domain, |text| scalar::trust_domain(&text));
-        // A misspelt key was complained about; that the right one is missing is then no news.
-        if !given && self.is_sound(section) {
-            self.problems.push(missing_endpoint());
-        }
-        Some(workload_api::Config { endpoint: endpoint?, trust_domain })
-    }
-
-    fn supervisor(&mut self, denied_grace: Option<String>, raw: raw::Backoff) -> supervisor::Config {
-        let default = supervisor::Config::default();
-        let millis = Duration::from_millis;
-        let (initial_key, max_key) = ("source.backoff.initial", "source.backoff.max");
-        let initial = self.duration(initial_key, raw.initial, default.backoff.initial, millis(10)..=MINUTE);
-        let max = self.duration(max_key, raw.max, default.backoff.max, millis(100)..=10 * MINUTE);
-        if initial > max && self.is_sound("source.backoff") {
-            let (at, other, value) = if self.places.contains_key(max_key) {
-                (max_key, "initial", initial)
-            } else {
-                (initial_key, "max", max)
-            };
-            let value = humantime::format_duration(value);
-            let relation = if at == max_key { "shorter than" } else { "longer than" };
-            self.complain(at, format!("is {relation} `{other}`, which is {value}; make `max` the longer one"));
-        }
-        let grace = Duration::ZERO..=24 * 60 * MINUTE;
-        supervisor::Config {
-            backoff: backoff::Config { initial, max },
-            denied_grace: self.duration("source.denied_grace", denied_grace, default.denied_grace, grace),
-        }
-    }
-
     fn naming(&mut self, raw: &raw::Secrets) -> Naming {
         let default = Naming::default();
         let svid_key = "secrets.default_svid_name";
@@ -210,11 +169,7 @@ impl Compose {
         naming
     }
 
-    fn listeners(
-        &mut self,
-        raw: Option<Vec<raw::Listener>>,
-        source: Option<&workload_api::Config>,
-    ) -> Vec<listen::Config> {
+    fn listeners(&mut self, raw: Option<Vec<raw::Listener>>, sources: &[Source]) -> Vec<listen::Config> {
         let Some(raw) = raw else {
             let path = PathBuf::from(DEFAULT_SOCKET);
             let unix = listen::UnixConfig { path, mode: DEFAULT_MODE, owner: None, group: None };
@@ -223,13 +178,13 @@ impl Compose {
         if raw.is_empty() && self.is_sound("listeners") {
             self.complain("listeners", "is empty, so nobody could connect; add a listener or remove the key");
         }
-        self.sockets_of("listeners", raw, source)
+        self.sockets_of("listeners", raw, sources)
     }
 
-    fn bundles(&mut self, raw: raw::BundleEndpoint, source: Option<&workload_api::Config>) -> bundles::Config {
+    fn bundles(&mut self, raw: raw::BundleEndpoint, sources: &[Source]) -> bundles::Config {
         let default = bundles::Config::default();
         let section = "bundle_endpoint.listeners";
-        let listeners = self.sockets_of(section, raw.listeners.unwrap_or_default(), source);
+        let listeners = self.sockets_of(section, raw.listeners.unwrap_or_default(), sources);
         if !self.places.contains_key("listeners") {
             let taken = |listener: &listen::Config| matches!(listener, listen::Config::Unix(unix) if unix.path == Path::new(DEFAULT_SOCKET));
             if let Some(index) = listeners.iter().position(taken) {
@@ -243,19 +198,14 @@ impl Compose {
         bundles::Config { listeners, refresh_hint }
     }
 
-    fn sockets_of(
-        &mut self,
-        section: &str,
-        raw: Vec<raw::Listener>,
-        source: Option<&workload_api::Config>,
-    ) -> Vec<listen::Config> {
+    fn sockets_of(&mut self, section: &str, raw: Vec<raw::Listener>, sources: &[Source]) -> Vec<listen::Config> {
         let mut listeners = Vec::new();
         for (index, listener) in raw.into_iter().enumerate() {
             let key = format!("{section}[{index}]");
             match (listener.unix, listener.tcp) {
                 (Some(unix), None) => {
                     let Some(unix) = self.unix(&key, unix) else { continue };
-                    self.own_socket(&key, &unix.path, source);
+                    self.own_socket(&key, &unix.path, sources);
                     let earlier = self.sockets.insert(unix.path.clone(), key.clone());
                     self.once(earlier, &format!("{key}.unix.path"));
                     listeners.push(listen::Config::Unix(unix));
@@ -304,9 +254,13 @@ impl Compose {
         }
     }
 
-    /// Listening where the source listens would take its socket away.
-    fn own_socket(&mut self, listener: &str, path: &PathBuf, source: Option<&workload_api::Config>) {
-        if source.is_some_and(|source| matches!(&source.endpoint, Endpoint::Unix(endpoint) if endpoint == path)) {
+    /// Listening where a source listens would take its socket away.
+    fn own_socket(&mut self, listener: &str, path: &Path, sources: &[Source]) {
+        let listens = |source: &Source| match source {
+            Source::WorkloadApi(api) => matches!(&api.endpoint, Endpoint::Unix(endpoint) if endpoint == path),
+            Source::Files(_) => false,
+        };
+        if sources.iter().any(listens) {
             let key = format!("{listener}.unix.path");
             self.complain(&key, "is the socket of the Workload API; choose another path to listen on");
         }

@@ -39,8 +39,9 @@ pub(super) fn overlay(tree: &mut Node, sources: &Sources, problems: &mut Vec<Pro
         }
     }
     let endpoint = "source.workload_api.endpoint";
+    let chosen = [endpoint, "source.workload_api.endpoints", "source.files"];
     if let Some(text) = sources.variables.get(Endpoint::ENV).filter(|text| !text.is_empty())
-        && !tree.holds(endpoint)
+        && !chosen.iter().any(|key| tree.holds(key))
     {
         tree.set(endpoint, Node { value: Value::Text(text.clone()), origin: Origin::of(Endpoint::ENV) });
     }
@@ -66,7 +67,7 @@ fn unknown_variables(keys: &[super::Key], sources: &Sources, problems: &mut Vec<
 fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     let origin = Origin::of(source);
     let value = match kind {
-        "list" if text.trim_start().starts_with('[') => match Node::parse(text, &Arc::from(source)) {
+        "list" | "list of texts" if text.trim_start().starts_with('[') => match Node::parse(text, &Arc::from(source)) {
             Ok(node) => return Some(node),
             Err(problem) => {
                 problems.push(Problem { key: key.to_owned(), ..problem });
@@ -74,6 +75,10 @@ fn node(kind: &str, text: &str, source: &str, key: &str, problems: &mut Vec<Prob
             }
         },
         "list" if key == "jwt.svids" => Value::List(text.split(',').map(|one| jwt_svid(one.trim(), &origin)).collect()),
+        "list of texts" => {
+            let item = |one: &str| Node { value: Value::Text(one.trim().to_owned()), origin: origin.clone() };
+            Value::List(text.split(',').map(item).collect())
+        }
         "list" => Value::List(text.split(',').filter_map(|one| listener(one.trim(), &origin, key, problems)).collect()),
         "true or false" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Bool),
         "number" => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Integer),

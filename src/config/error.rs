@@ -31,6 +31,11 @@ impl Origin {
     pub(super) fn of(source: &str) -> Self {
         Self { source: Arc::from(source), at: None }
     }
+
+    /// Whether it is a place in the configuration file.
+    pub(super) fn is_in_file(&self) -> bool {
+        self.at.is_some()
+    }
 }
 
 impl fmt::Display for Origin {

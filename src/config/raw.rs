@@ -38,8 +38,12 @@ pub(super) struct Raw {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Source {
-    /// A SPIFFE Workload API, such as the one of a SPIRE agent.
+    /// A SPIFFE Workload API, such as the one of a SPIRE agent, or several.
     pub(super) workload_api: WorkloadApi,
+    /// Certificates, keys and trust bundles in files. Beside Workload APIs they are the last resort.
+    pub(super) files: Option<Files>,
+    /// When one of several sources takes the place of another.
+    pub(super) failover: Failover,
     /// How long the last good identity stays in service after the source says that we are entitled to none.
     /// Registrations are eventually consistent, and an Envoy that loses its certificate cannot serve. From 0s to 1day.
     #[schemars(extend("default" = "1m"))]
@@ -56,9 +60,74 @@ pub(super) struct WorkloadApi {
     /// `SPIFFE_ENDPOINT_SOCKET` is used when this is not set anywhere.
     #[schemars(extend("examples" = ["unix:///run/spire/agent.sock", "tcp://127.0.0.1:8081"]))]
     pub(super) endpoint: Option<String>,
+    /// In place of `endpoint`: several Workload APIs, the preferred one first. One of them is in service; the others
+    /// are asked when it is away or late. They must serve the same workload in the same trust domain.
+    #[schemars(extend("examples" = [["unix:///run/spire/agent.sock", "unix:///run/spire-b/agent.sock"]]))]
+    pub(super) endpoints: Option<Vec<String>>,
     /// The workload's own trust domain. Only a verifier without an SVID of its own needs it: otherwise the SVID tells.
     #[schemars(extend("examples" = ["example.org"]))]
     pub(super) trust_domain: Option<String>,
+}
+
+/// Certificates, keys and trust bundles in PEM files, such as those that cert-manager's csi-driver-spiffe or
+/// spiffe-helper write. Their directories are watched.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Files {
+    /// The identities; the first is the default one. Without any there are only bundles to verify with.
+    pub(super) svids: Option<Vec<FileSvid>>,
+    /// Trust bundles: of federated trust domains, and of our own where the identities do not bring it.
+    pub(super) bundles: Option<Vec<FileBundle>>,
+}
+
+/// An X.509-SVID in files: a directory in a known layout, or each file by itself.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileSvid {
+    /// A directory as csi-driver-spiffe writes it (`tls.crt`, `tls.key`, `ca.crt`) or spiffe-helper
+    /// (`svid.pem`, `svid_key.pem`, `svid_bundle.pem`).
+    #[schemars(extend("examples" = ["/var/run/secrets/spiffe.io"]))]
+    pub(super) directory: Option<String>,
+    /// In place of `directory`: the certificate chain, PEM, absolute path.
+    pub(super) certificate: Option<String>,
+    /// In place of `directory`: the private key, PEM (PKCS#8, SEC 1 or PKCS#1, not encrypted). May be the same file.
+    pub(super) key: Option<String>,
+    /// The authorities of the identity's own trust domain, PEM. May be left out if `bundles` has them.
+    pub(super) bundle: Option<String>,
+    /// The operator's label for this identity.
+    pub(super) hint: Option<String>,
+}
+
+/// The authorities of one trust domain.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileBundle {
+    /// Whose authorities they are. Required.
+    #[schemars(extend("examples" = ["example.org"]))]
+    pub(super) trust_domain: Option<String>,
+    /// PEM certificates, or a SPIFFE trust bundle (JSON); absolute path. Required.
+    pub(super) path: Option<String>,
+}
+
+/// When one of several sources takes the place of another.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Failover {
+    /// How long the source in service may be away before the next one is asked. Its last good identity stays in
+    /// service meanwhile. From 0s to 1h.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) lost_after: Option<String>,
+    /// How much of a certificate's life, in percent, may pass without a renewal before the next source is asked for a
+    /// fresher one. SPIRE renews at 50, cert-manager at 67.
+    #[schemars(range(min = 50, max = 95), extend("default" = 75))]
+    pub(super) stale_percent: Option<u8>,
+    /// How long a preferred source must deliver without a failure before it is in service again. From 0s to 1day.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) failback_after: Option<String>,
+    /// Ask the next source also when one says that no identity is issued to this workload. If not, an identity is taken
+    /// away by taking it away at the preferred source.
+    #[schemars(extend("default" = false))]
+    pub(super) on_denial: Option<bool>,
 }
 
 /// Delays between attempts.

@@ -59,6 +59,19 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(path.to_path_buf())
 }
 
+/// The absolute path of a file or directory.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
+    if text.contains('\0') {
+        return Err(format!("{} holds a NUL character; remove it", quoted(text)));
+    }
+    let path = Path::new(text);
+    if path.is_absolute() {
+        Ok(path.to_path_buf())
+    } else {
+        Err(format!("{} is not absolute; start it with `/`", quoted(text)))
+    }
+}
+
 /// A TCP address. Port 0 lets the operating system choose.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {

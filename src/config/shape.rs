@@ -16,7 +16,7 @@ pub struct Key {
     pub path: String,
     /// The environment variable that overrides it; none inside lists, which are overridden whole.
     pub variable: Option<String>,
-    /// What it takes: `text`, `true or false`, `number`, `list`.
+    /// What it takes: `text`, `true or false`, `number`, `list`, `list of texts`.
     pub kind: &'static str,
     /// The smallest and largest number.
     pub bounds: Option<(i64, i64)>,
@@ -64,7 +64,7 @@ fn collect(schema: &Schema, path: &str, keys: &mut Vec<Key>) {
         default: schema.get("default").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
         description: schema.get("description").and_then(Schema::as_str).unwrap_or_default().replace('\n', " "),
     });
-    if let Some(items) = schema.get("items") {
+    if let Some(items) = schema.get("items").filter(|items| properties(items).is_some()) {
         collect(items, &format!("{path}[]"), keys);
     }
 }
@@ -75,6 +75,7 @@ fn kind(schema: &Schema) -> &'static str {
         (true, false) => "text",
         (false, true) => "number",
         (false, false) if accepts(schema, "boolean") => "true or false",
+        (false, false) if schema.get("items").is_some_and(|items| accepts(items, "string")) => "list of texts",
         (false, false) if accepts(schema, "array") => "list",
         (false, false) => "mapping",
     }
@@ -193,10 +194,15 @@ fn wrong_kind(value: &Value, schema: &Schema) -> String {
         ("text", Value::Integer(_) | Value::Bool(_) | Value::Float(_)) => {
             format!("{value} is {}, not text; write it in quotes", value.kind())
         }
-        (wanted @ ("mapping" | "list"), Value::Text(_) | Value::Integer(_) | Value::Bool(_) | Value::Float(_)) => {
+        (
+            wanted @ ("mapping" | "list" | "list of texts"),
+            Value::Text(_) | Value::Integer(_) | Value::Bool(_) | Value::Float(_),
+        ) => {
             format!("{value} is not a {wanted}; {}", layout(wanted))
         }
-        (wanted @ ("mapping" | "list"), _) => format!("is {}, not a {wanted}; {}", value.kind(), layout(wanted)),
+        (wanted @ ("mapping" | "list" | "list of texts"), _) => {
+            format!("is {}, not a {wanted}; {}", value.kind(), layout(wanted))
+        }
         ("true or false", _) => format!("{value} is not a boolean; write true or false"),
         ("number", _) => format!("{value} is not a whole number; write digits only, without quotes"),
         (wanted, _) => format!("{value} cannot stand here; write {wanted}"),
@@ -204,7 +210,11 @@ fn wrong_kind(value: &Value, schema: &Schema) -> String {
 }
 
 fn layout(wanted: &str) -> &'static str {
-    if wanted == "list" { "start each item with `- `" } else { "write its keys indented on the following lines" }
+    if wanted.starts_with("list") {
+        "start each item with `- `"
+    } else {
+        "write its keys indented on the following lines"
+    }
 }
 
 fn out_of_range(value: i128, schema: &Schema) -> Option<String> {

@@ -3,9 +3,20 @@
 mod problems;
 
 use super::*;
-use crate::{server::listen, source::Endpoint};
+use crate::{
+    server::listen,
+    source::{Config as Source, Endpoint},
+};
 
 const ENDPOINT: &str = "source: {workload_api: {endpoint: unix:///run/agent.sock}}\n";
+
+/// The only source's.
+fn endpoint(config: &Config) -> Endpoint {
+    match config.sources() {
+        [Source::WorkloadApi(api)] => api.endpoint.clone(),
+        other => panic!("{other:?}"),
+    }
+}
 
 fn sources(yaml: &str) -> Sources {
     let file = File { path: "sds.yaml".into(), text: yaml.to_owned() };
@@ -28,7 +39,7 @@ fn the_standard_variable_is_enough() {
         ..Sources::default()
     };
     let config = Config::new(&sources).unwrap();
-    assert_eq!(config.source().endpoint, Endpoint::Unix("/run/agent.sock".into()));
+    assert_eq!(endpoint(&config), Endpoint::Unix("/run/agent.sock".into()));
     let path = "/run/spiffe-sds/sds.sock".into();
     let unix = listen::UnixConfig { path, mode: 0o660, owner: None, group: None };
     assert_eq!(config.server().listeners, [listen::Config::Unix(unix)]);
@@ -64,8 +75,9 @@ log: {format: json, filter: "warn,spiffe_sds::server=debug"}
 "#,
     )
     .unwrap();
-    assert_eq!(config.source().endpoint, Endpoint::Tcp("127.0.0.1:8081".parse().unwrap()));
-    assert_eq!(config.source().trust_domain.as_ref().unwrap().to_string(), "example.org");
+    assert_eq!(endpoint(&config), Endpoint::Tcp("127.0.0.1:8081".parse().unwrap()));
+    let Source::WorkloadApi(api) = &config.sources()[0] else { panic!("{:?}", config.sources()) };
+    assert_eq!(api.trust_domain.as_ref().unwrap().to_string(), "example.org");
     assert_eq!(config.supervisor().denied_grace.as_secs(), 300);
     assert_eq!((config.supervisor().backoff.initial.as_millis(), config.supervisor().backoff.max.as_secs()), (100, 60));
     let naming = &config.secrets().naming;
@@ -115,22 +127,22 @@ fn flags_beat_variables_beat_the_file() {
     ];
     let mut sources = with_variables("drain_deadline: 6s\nkeepalive: ~\nlog: {filter: warn}", &variables);
     let config = Config::new(&sources).unwrap();
-    assert_eq!(config.source().endpoint, Endpoint::Unix("/standard".into()));
+    assert_eq!(endpoint(&config), Endpoint::Unix("/standard".into()));
     assert_eq!((config.server().drain_deadline.as_secs(), config.server().limits.connections), (7, 9));
     assert_eq!(config.server().listeners.len(), 2);
     assert!(config.secrets().wildcard);
     assert_eq!(config.logs().filter, "warn".parse().unwrap());
 
     sources.file = Some(File { path: "sds.yaml".into(), text: ENDPOINT.into() });
-    assert_eq!(Config::new(&sources).unwrap().source().endpoint, Endpoint::Unix("/run/agent.sock".into()));
-    let endpoint = "SPIFFE_SDS_SOURCE_WORKLOAD_API_ENDPOINT".to_owned();
-    sources.variables.insert(endpoint, "unix:///variable".to_owned());
-    assert_eq!(Config::new(&sources).unwrap().source().endpoint, Endpoint::Unix("/variable".into()));
+    assert_eq!(endpoint(&Config::new(&sources).unwrap()), Endpoint::Unix("/run/agent.sock".into()));
+    let variable = "SPIFFE_SDS_SOURCE_WORKLOAD_API_ENDPOINT".to_owned();
+    sources.variables.insert(variable, "unix:///variable".to_owned());
+    assert_eq!(endpoint(&Config::new(&sources).unwrap()), Endpoint::Unix("/variable".into()));
     for (key, value) in [("source.workload_api.endpoint", "unix:///flag"), ("drain_deadline", "8s")] {
         sources.flags.push(Flag { flag: "--flag", key: key.into(), value: value.to_owned() });
     }
     let config = Config::new(&sources).unwrap();
-    assert_eq!(config.source().endpoint, Endpoint::Unix("/flag".into()));
+    assert_eq!(endpoint(&config), Endpoint::Unix("/flag".into()));
     assert_eq!(config.server().drain_deadline.as_secs(), 8);
 }
 
@@ -159,4 +171,64 @@ fn tokens_reach_source_and_server() {
         assert_eq!(config.jwt().svids, config.secrets().jwt_svids, "{value}");
     }
     assert!(load(ENDPOINT).unwrap().jwt().is_idle());
+}
+
+#[test]
+fn several_sources_keep_their_order() {
+    let config = load(
+        "source:
+  workload_api: {endpoints: [unix:///a, 'tcp://127.0.0.1:1'], trust_domain: example.org}
+  files: {svids: [{directory: /d}, {certificate: /c, key: /k, hint: h}], bundles: [{trust_domain: td, path: /b}]}
+  failover: {lost_after: 1s, stale_percent: 60, failback_after: 2s, on_denial: true}
+",
+    )
+    .unwrap();
+    let names: Vec<_> = config.sources().iter().map(|source| source.source().name().to_string()).collect();
+    assert_eq!(names, ["unix:///a", "tcp://127.0.0.1:1", "file:///d"]);
+    let failover = config.failover();
+    assert_eq!((failover.lost_after.as_secs(), failover.failback_after.as_secs()), (1, 2));
+    assert_eq!((failover.stale_percent, failover.on_denial), (60, true));
+    let Source::Files(files) = &config.sources()[2] else { panic!() };
+    assert_eq!((files.svids.len(), files.bundles.len(), files.svids[1].hint.as_str()), (2, 1, "h"));
+}
+
+#[test]
+fn the_standard_variable_is_for_those_who_say_nothing() {
+    for yaml in ["source: {workload_api: {endpoints: [unix:///a]}}", "source: {files: {svids: [{directory: /a}]}}"] {
+        let config = Config::new(&with_variables(yaml, &[("SPIFFE_ENDPOINT_SOCKET", "unix:///standard")])).unwrap();
+        assert_eq!(config.sources().len(), 1);
+        assert!(!config.sources()[0].source().name().contains("standard"));
+    }
+}
+
+#[test]
+fn a_flag_or_variable_beats_the_other_spelling_in_the_file() {
+    let several = ("SPIFFE_SDS_SOURCE_WORKLOAD_API_ENDPOINTS", "unix:///x, unix:///y");
+    let config = Config::new(&with_variables(ENDPOINT, &[several])).unwrap();
+    assert_eq!(config.sources().len(), 2);
+    let one = ("SPIFFE_SDS_SOURCE_WORKLOAD_API_ENDPOINT", "unix:///x");
+    let config = Config::new(&with_variables("source: {workload_api: {endpoints: [unix:///a, unix:///b]}}", &[one]));
+    assert_eq!(endpoint(&config.unwrap()), Endpoint::Unix("/x".into()));
+}
+
+#[test]
+fn sources_that_cannot_be_meant_are_refused() {
+    for (source, expected) in [
+        ("workload_api: {endpoint: unix:///a, endpoints: [unix:///b]}", "endpoints: stands beside `endpoint`"),
+        ("workload_api: {endpoints: []}", "endpoints: is empty"),
+        ("workload_api: {endpoints: [unix:///a, unix:/a]}", "endpoints[1]: is in the list already"),
+        ("workload_api: {endpoints: [unix:///a, b]}", "endpoints[1]: \"b\" is no SPIFFE endpoint"),
+        ("files: {}", "source.files: has neither"),
+        ("files: {svids: [{hint: a}]}", "svids[0]: needs either `directory`"),
+        ("files: {svids: [{directory: /a, key: /b}]}", "svids[0]: needs either `directory`"),
+        ("files: {svids: [{certificate: a, key: /b}]}", "svids[0].certificate: \"a\" is not absolute"),
+        ("files: {bundles: [{path: /a}]}", "bundles[0]: needs `trust_domain` and `path`"),
+        (
+            "files: {bundles: [{trust_domain: a, path: /a}, {trust_domain: a, path: /b}]}",
+            "bundles[1].trust_domain: has a",
+        ),
+    ] {
+        let text = load(&format!("source: {{{source}}}")).unwrap_err().to_string();
+        assert!(text.contains(expected) && text.contains("1 problem"), "{source}: {text}");
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,11 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{Config, listen::Socket, peer::Peer};
+use super::{Config, authority::Authority, listen::Socket, peer::Peer};
 use crate::telemetry::metrics::StreamMetrics;
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How a client of REST begins.
+const POST: &[u8] = b"POST ";
 /// How long a new connection may take to say that much. Until it has, `hyper` neither pings it nor drains it, so a
 /// client that never speaks would hold its place for ever and every shutdown until the deadline.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +38,9 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What one client can make us buffer on one stream before it is read.
 const STREAM_WINDOW: u32 = 64 << 10;
+
+/// Header fields of one HTTP/1.1 request.
+const HTTP1_HEADERS: usize = 64;
 
 /// What every connection needs.
 pub(super) struct Acceptor {
@@ -144,7 +149,7 @@ pub(crate) async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
     }
 }
 
-/// Serves a client once it has shown that it speaks HTTP/2.
+/// Serves a client once it has shown what it speaks: HTTP/2, or HTTP/1.1 with something to ask of REST.
 async fn greet_and_speak<R, W>(
     mut reader: R,
     writer: W,
@@ -163,34 +168,71 @@ where
         greeted = timeout(PREFACE_PATIENCE, preface(&mut reader)) => greeted,
     };
     match greeted {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => {
-            tracing::warn!(%peer, "connection closed, the client does not speak HTTP/2");
-            return Ok(());
+        Ok(Ok(Greeting::Http2)) => {
+            speak(join(Cursor::new(PREFACE).chain(reader), writer), peer, config, routes, drain).await
+        }
+        Ok(Ok(Greeting::Http1(said))) => {
+            speak_http1(join(Cursor::new(said).chain(reader), writer), peer, routes, drain).await
+        }
+        Ok(Ok(Greeting::Neither)) => {
+            tracing::warn!(%peer, "connection closed, the client speaks neither HTTP/2 nor REST");
+            Ok(())
         }
         Ok(Err(_)) | Err(_) => {
             tracing::debug!(%peer, "connection closed before it said anything");
-            return Ok(());
+            Ok(())
         }
     }
-    speak(join(Cursor::new(PREFACE).chain(reader), writer), peer, config, routes, drain).await
 }
 
-/// Reads the preface; `false` at the first byte that differs.
-async fn preface(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
-    let mut said = [0; PREFACE.len()];
-    let mut rest = said.as_mut_slice();
-    let mut expected = PREFACE.as_slice();
-    while !expected.is_empty() {
-        let read = reader.read(rest).await?;
-        if read == 0 {
+/// How a client begins.
+enum Greeting {
+    Http2,
+    /// With these bytes, the first of a request.
+    Http1(Vec<u8>),
+    Neither,
+}
+
+/// Reads the preface, or as much of a request's first line as it takes.
+async fn preface(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Greeting> {
+    let mut said = Vec::with_capacity(PREFACE.len());
+    loop {
+        if said == PREFACE {
+            return Ok(Greeting::Http2);
+        }
+        if said.starts_with(POST) {
+            return Ok(Greeting::Http1(said));
+        }
+        if !PREFACE.starts_with(&said) && !POST.starts_with(&said) {
+            return Ok(Greeting::Neither);
+        }
+        let missing = (PREFACE.len() - said.len()) as u64;
+        if (&mut *reader).take(missing).read_buf(&mut said).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let (got, left) = std::mem::take(&mut rest).split_at_mut(read);
-        let Some(after) = expected.strip_prefix(&*got) else { return Ok(false) };
-        (rest, expected) = (left, after);
     }
-    Ok(true)
+}
+
+/// HTTP/1.1: REST. A client that takes its time over a request is cut by `hyper`'s own timeout.
+async fn speak_http1<I>(io: I, peer: Peer, routes: Routes, drain: CancellationToken) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = routes.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .max_headers(HTTP1_HEADERS)
+        .max_buf_size(STREAM_WINDOW as usize)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 async fn speak<I>(io: I, peer: Peer, config: &Config, routes: Routes, drain: CancellationToken) -> hyper::Result<()>
@@ -210,7 +252,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(STREAM_WINDOW as usize)
         .max_header_list_size(16 << 10)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(Authority::new(io)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         ended = &mut connection => return ended,

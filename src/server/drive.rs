@@ -44,6 +44,8 @@ pub(super) struct Drive<W> {
     now: Option<Arc<ResourceSet>>,
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
+    /// The client has said all that it wants to say: it gets what it is owed, and the stream ends.
+    deaf: bool,
     ended: bool,
     opened: Instant,
     observer: StreamObserver,
@@ -63,6 +65,7 @@ impl<W: Wire> Drive<W> {
             feed: WatchStream::new(shared.feeds.of(Flavour::Spiffe)),
             now: None,
             tail: None,
+            deaf: false,
             ended: false,
             opened: Instant::now(),
             observer: StreamObserver::new(&shared, W::VARIANT, service, peer),
@@ -78,12 +81,18 @@ impl<W: Wire> Drive<W> {
 
     /// Takes in every request that is ready; `Err` ends the stream.
     fn hear(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        if self.deaf {
+            return Ok(());
+        }
         for _ in 0..BURST {
             match self.inbound.poll_message(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Some(Ok(message))) => self.on_message(message)?,
                 Poll::Ready(Some(Err(status))) => return Err(status),
-                Poll::Ready(None) => return Err(Status::ok("")),
+                Poll::Ready(None) => {
+                    self.deaf = true;
+                    return Ok(());
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -165,7 +174,8 @@ impl<W: Wire> http_body::Body for Drive<W> {
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {
             this.observer.settled(&this.state);
-            return Poll::Pending;
+            let settled = this.now.as_ref().is_some_and(|now| now.is_known());
+            return if this.deaf && settled { this.end(&Status::ok("")) } else { Poll::Pending };
         };
         this.observer.sent(&outgoing);
         this.tail = outgoing.frame.tail;

@@ -29,11 +29,11 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
     };
     match result {
         Ok(message) => {
-            shared.metrics.fetched(code_name(tonic::Code::Ok));
+            shared.metrics.fetched("grpc", code_name(tonic::Code::Ok));
             respond(unary(message))
         }
         Err(status) => {
-            shared.metrics.fetched(code_name(status.code()));
+            shared.metrics.fetched("grpc", code_name(status.code()));
             status.into_http()
         }
     }
@@ -41,26 +41,38 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
 
 fn fetch(shared: &Shared, mut message: WireSotw) -> Result<Bytes, Status> {
     let node = message.take_node().map(Node::from).unwrap_or_default();
-    if !matches!(message.type_url.as_str(), "" | SECRET_TYPE_URL) {
-        let asked = xds::ResourceName::new(&message.type_url);
+    find(shared, &node, &message.type_url, message.resource_names, |found| xds::unary_frame(&shared.origin, found))
+}
+
+/// Finds what of the names there is now and renders it. Without one of them that is an error, and so is what a stream
+/// would wait for.
+pub(super) fn find<T>(
+    shared: &Shared,
+    node: &Node,
+    type_url: &str,
+    mut names: Vec<String>,
+    render: impl FnOnce(&[&Resource]) -> T,
+) -> Result<T, Status> {
+    if !matches!(type_url, "" | SECRET_TYPE_URL) {
+        let asked = xds::ResourceName::new(type_url);
         return Err(Status::invalid_argument(format!("only {SECRET_TYPE_URL} is served here, not {asked}")));
     }
     let limit = shared.limits.names_per_stream as usize;
-    if message.resource_names.len() > limit {
+    if names.len() > limit {
         return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
     }
-    let feed = shared.feeds.of(Flavour::of(&node, &shared.secrets));
+    let feed = shared.feeds.of(Flavour::of(node, &shared.secrets));
     let Feed::Live(now, _) = feed.borrow().clone() else {
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
     if !now.is_known() {
         return Err(Status::unavailable("no identity has been received yet; ask again"));
     }
-    let found = select(&now, &mut message.resource_names, shared.secrets.wildcard);
+    let found = select(&now, &mut names, shared.secrets.wildcard);
     if found.is_empty() {
         return Err(Status::not_found("none of these names is available to this client"));
     }
-    Ok(xds::unary_frame(&shared.origin, &found))
+    Ok(render(&found))
 }
 
 /// What of the names there is, in their order and once each; everything listed when all may be asked for and nothing was.

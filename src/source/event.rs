@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::ErrorKind;
+use super::{ErrorKind, failover::SwitchReason};
 use crate::{
     identity::{JwtRequest, SpiffeId, TrustDomain},
     telemetry::metrics::SourceMetrics,
@@ -24,6 +24,26 @@ use log::log;
 pub enum RenewalEvent {
     /// The source delivered usable data, for the first time or after it was down.
     SourceUp,
+    /// Of several sources another one is in service now. What it says replaces what the one before said, as a whole.
+    SourceSwitched {
+        /// The [name](super::Source::name) of the one before; at the start, of the preferred one.
+        from: Arc<str>,
+        /// The name of the one in service.
+        to: Arc<str>,
+        /// Why.
+        reason: SwitchReason,
+    },
+    /// The session with a source that is not in service ended.
+    StandbyDown {
+        /// Its [name](super::Source::name).
+        source: Arc<str>,
+        /// What the failure means.
+        kind: ErrorKind,
+        /// The failure with its causes.
+        error: Arc<str>,
+        /// Its failures in a row, this one included.
+        failures: u32,
+    },
     /// The session with the source ended. What is in service stays there.
     SourceDown {
         /// What the failure means.
@@ -157,9 +177,11 @@ pub enum RenewalEvent {
 
 impl RenewalEvent {
     /// Every name that [`RenewalEvent::name`] returns, and so every value of the log field `event`.
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 19] = [
         "source_up",
         "source_down",
+        "source_switched",
+        "standby_down",
         "svid_renewed",
         "identity_unchanged",
         "renewal_failed",
@@ -183,6 +205,8 @@ impl RenewalEvent {
         match self {
             Self::SourceUp => "source_up",
             Self::SourceDown { .. } => "source_down",
+            Self::SourceSwitched { .. } => "source_switched",
+            Self::StandbyDown { .. } => "standby_down",
             Self::Renewed { .. } => "svid_renewed",
             Self::Unchanged => "identity_unchanged",
             Self::RenewalFailed { .. } => "renewal_failed",
@@ -261,6 +285,8 @@ impl Reporter {
             | RenewalEvent::JwtKeysFailed { kind, failures, .. } => {
                 return *kind == ErrorKind::Misconfigured || *failures <= LOUD_REPEATS;
             }
+            // Several may be down for different reasons, so each counts for itself.
+            RenewalEvent::StandbyDown { failures, .. } => return *failures == 1,
             RenewalEvent::SourceDown { error, .. } | RenewalEvent::RenewalFailed { error, .. } => error,
             RenewalEvent::SourceUp => {
                 self.last_failure = None;

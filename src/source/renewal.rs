@@ -87,10 +87,7 @@ impl Renewal {
     /// [`SourceError::Expired`] when it brings something whose life is over. Nothing has changed then; the caller
     /// reports the failure as any other.
     pub(super) fn on_snapshot(&mut self, snapshot: IdentitySnapshot, now: Moment) -> Result<Outcome, SourceError> {
-        if let Some(expired) = snapshot.svids.iter().find(|svid| svid.validity.is_expired(now.wall)) {
-            let not_after = expired.validity.not_after;
-            return Err(SourceError::Expired { spiffe_id: expired.id.clone(), not_after });
-        }
+        check(&snapshot, now)?;
         let mut outcome = Outcome::default();
         self.failures = 0;
         self.proven = true;
@@ -200,6 +197,20 @@ impl Renewal {
         self.expiry.follow(&snapshot.svids);
         self.published = Availability::Ready(snapshot);
         outcome.publish = Some(self.published.clone());
+    }
+}
+
+/// Whether a state may be served at all.
+///
+/// # Errors
+/// [`SourceError::Expired`] when it brings something whose life is over.
+pub(super) fn check(snapshot: &IdentitySnapshot, now: Moment) -> Result<(), SourceError> {
+    match snapshot.svids.iter().find(|svid| svid.validity.is_expired(now.wall)) {
+        Some(expired) => {
+            let not_after = expired.validity.not_after;
+            Err(SourceError::Expired { spiffe_id: expired.id.clone(), not_after })
+        }
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,10 @@
 //! | [`Misconfigured`](ErrorKind::Misconfigured) | kept; without any, [`Supervisor::run`] fails | after a minute |
 //!
 //! The backoff counts from the start of the failed session: one that hung for longer than the delay is followed at once.
+//!
+//! Of several sources one is in service; which one, and which others are asked beside it, [`failover`] decides.
 
+mod line;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +23,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::StreamExt as _;
 use tokio::{
     sync::{broadcast, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +33,14 @@ use super::{
     ErrorKind, RenewalEvent, Source, SourceError,
     backoff::{self, Backoff},
     event::{BAD_MESSAGE, Reporter},
-    renewal::{Moment, Outcome, Renewal},
+    failover::{self, Failover, Switch},
+    renewal::{self, Moment, Outcome, Renewal},
 };
 use crate::{
-    identity::{IdentityStore, Workload},
+    identity::{IdentitySnapshot, IdentityStore, Workload},
     telemetry::metrics::{Depth, SourceMetrics},
 };
+use line::Line;
 
 /// How the supervisor treats failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +65,12 @@ pub(super) const LONGEST_NAP: Duration = Duration::from_secs(300);
 /// A subscriber that lags by more events than this misses the oldest.
 pub(super) const EVENTS_KEPT: usize = 256;
 
-/// How the source does, for status pages and checks.
+/// How the source does, for status pages and checks. Of several sources: the one in service, or while there is none,
+/// whichever spoke last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceStatus {
+    /// The [name](Source::name) of the source whose identities are in service; `None` before there are any.
+    pub active: Option<Arc<str>>,
     /// A session is open and has delivered usable data.
     pub connected: bool,
     /// When usable data last came, changed or not.
@@ -78,37 +85,45 @@ pub struct SourceStatus {
 
 /// Keeps one workload's identities in the store fresh.
 pub struct Supervisor {
-    source: Arc<dyn Source>,
+    lines: Vec<Line>,
+    failover: Failover,
     workload: Workload,
     store: Arc<IdentityStore>,
     config: Config,
     renewal: Renewal,
     reporter: Reporter,
     status: watch::Sender<SourceStatus>,
-    backoff: Backoff,
+    active: watch::Sender<Option<usize>>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
-}
-
-/// How a session ended.
-struct SessionEnd {
-    error: SourceError,
-    /// Whether usable data came before.
-    delivered: bool,
 }
 
 impl Supervisor {
     /// A supervisor that publishes what `source` says about `workload` to `store`, once it [runs](Self::run).
     #[must_use]
     pub fn new(source: impl Source + 'static, workload: Workload, store: Arc<IdentityStore>, config: Config) -> Self {
+        Self::of_several(vec![Arc::new(source)], failover::Config::default(), workload, store, config)
+    }
+
+    /// The same of several sources, the preferred one first.
+    #[must_use]
+    pub fn of_several(
+        sources: Vec<Arc<dyn Source>>,
+        failover: failover::Config,
+        workload: Workload,
+        store: Arc<IdentityStore>,
+        config: Config,
+    ) -> Self {
+        let backoff = || Backoff::new(config.backoff, fastrand::Rng::new());
         Self {
-            source: Arc::new(source),
+            failover: Failover::new(failover, sources.len()),
+            lines: sources.into_iter().map(|source| Line::new(source, backoff())).collect(),
             workload,
             store,
             config,
             renewal: Renewal::new(config.denied_grace),
             reporter: Reporter::new(EVENTS_KEPT),
             status: watch::Sender::default(),
-            backoff: Backoff::new(config.backoff, fastrand::Rng::new()),
+            active: watch::Sender::default(),
             clock: Box::new(SystemTime::now),
         }
     }
@@ -122,8 +137,10 @@ impl Supervisor {
 
     /// Makes the delays between sessions repeatable.
     #[must_use]
-    pub fn with_rng(mut self, rng: fastrand::Rng) -> Self {
-        self.backoff = Backoff::new(self.config.backoff, rng);
+    pub fn with_rng(mut self, mut rng: fastrand::Rng) -> Self {
+        for line in &mut self.lines {
+            line.backoff = Backoff::new(self.config.backoff, rng.fork());
+        }
         self
     }
 
@@ -143,6 +160,12 @@ impl Supervisor {
         &self.reporter
     }
 
+    /// Which of the sources is in service, by its position, for whoever asks it for more than X.509-SVIDs.
+    #[must_use]
+    pub fn active(&self) -> watch::Receiver<Option<usize>> {
+        self.active.subscribe()
+    }
+
     /// What is counted about the source.
     #[must_use]
     pub fn metrics(&self) -> &SourceMetrics {
@@ -159,61 +182,111 @@ impl Supervisor {
     /// Runs until `shutdown`.
     ///
     /// # Errors
-    /// The source refuses the request itself ([`ErrorKind::Misconfigured`]) and never delivered anything usable:
-    /// somebody must change the configuration first.
+    /// The source refuses the request itself ([`ErrorKind::Misconfigured`]), of several each of them, and never
+    /// delivered anything usable: somebody must change the configuration first.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), SourceError> {
         loop {
-            let started = Instant::now();
-            let end = tokio::select! {
+            self.steer();
+            let nap = self.until_alarm();
+            let heard = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                end = self.session() => end,
+                heard = listen(&mut self.lines, nap) => heard,
             };
-            let delay = self.session_ended(end, started.elapsed())?;
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(()),
-                () = self.pause(delay) => {}
+            match heard {
+                Some((index, heard)) => self.heard(index, heard.unwrap_or(Err(SourceError::Closed)))?,
+                None => self.ring(),
             }
         }
     }
 
-    /// One session. Alarms go off meanwhile.
-    async fn session(&mut self) -> SessionEnd {
-        self.renewal.session_started();
-        let mut updates = self.source.watch(&self.workload);
-        let mut delivered = false;
-        loop {
-            let update = tokio::select! {
-                update = updates.next() => update,
-                () = sleep(self.until_alarm()) => {
-                    self.ring();
-                    continue;
+    /// Switches if that is due; opens the sessions that are wanted and closes those that are not.
+    fn steer(&mut self) {
+        let now = self.now();
+        if let Some(switch) = self.failover.decide(now) {
+            self.switch(switch, now);
+        }
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            if !self.failover.wants(index, now) {
+                if line.close() {
+                    self.failover.on_closed(index);
                 }
-            };
-            let now = self.now();
-            let applied = update.unwrap_or(Err(SourceError::Closed)).and_then(|it| self.renewal.on_snapshot(it, now));
-            match applied {
-                Ok(outcome) => {
-                    delivered = true;
-                    self.reporter.metrics().updated(now.wall);
-                    self.status.send_replace(SourceStatus {
-                        connected: true,
-                        last_update: Some(now.wall),
-                        ..SourceStatus::default()
-                    });
-                    self.apply(outcome);
+            } else if line.may_open() {
+                line.open(&self.workload);
+                self.failover.on_opened(index, now);
+                if self.failover.concerns_service(index) {
+                    self.renewal.session_started();
                 }
-                Err(error) => return SessionEnd { error, delivered },
             }
         }
     }
 
-    /// Records the failure; says how long to wait, or that waiting is pointless.
-    fn session_ended(&mut self, end: SessionEnd, lasted: Duration) -> Result<Duration, SourceError> {
-        let SessionEnd { error, delivered } = end;
+    fn switch(&mut self, switch: Switch, now: Moment) {
+        let Some(line) = self.lines.get(switch.to) else { return };
+        let Some(snapshot) = line.held.clone() else { return };
+        let (to, name) = (switch.to, line.name.clone());
+        self.failover.switched(to);
+        self.active.send_replace(Some(to));
+        self.reporter.metrics().active(&name);
+        if let Some((from, reason)) = switch.from
+            && let Some(from) = self.lines.get(from)
+        {
+            self.reporter.report(RenewalEvent::SourceSwitched { from: from.name.clone(), to: name, reason });
+        }
+        // It was looked at when it came, and what has expired since is never switched to.
+        if let Ok(outcome) = self.renewal.on_snapshot(snapshot, now) {
+            self.in_service(outcome, now);
+        }
+    }
+
+    /// A source said something, or its session ended.
+    fn heard(&mut self, index: usize, heard: Result<IdentitySnapshot, SourceError>) -> Result<(), SourceError> {
+        let now = self.now();
+        let Some(line) = self.lines.get_mut(index) else { return Ok(()) };
+        let applied = heard.and_then(|snapshot| {
+            renewal::check(&snapshot, now)?;
+            self.failover.on_snapshot(index, &snapshot, now);
+            line.delivered(snapshot.clone());
+            match self.failover.active() {
+                Some(active) if active == index => self.renewal.on_snapshot(snapshot, now).map(Some),
+                _ => Ok(None),
+            }
+        });
+        match applied {
+            Ok(Some(outcome)) => self.in_service(outcome, now),
+            Ok(None) => {}
+            Err(error) => return self.failed(index, error, now),
+        }
+        Ok(())
+    }
+
+    /// What came from the active source has been taken over.
+    fn in_service(&mut self, outcome: Outcome, now: Moment) {
+        self.reporter.metrics().updated(now.wall);
+        let active = self.failover.active().and_then(|active| self.lines.get(active));
+        self.status.send_replace(SourceStatus {
+            active: active.map(|line| line.name.clone()),
+            connected: true,
+            last_update: Some(now.wall),
+            ..SourceStatus::default()
+        });
+        self.apply(outcome);
+    }
+
+    /// Records the failure; says if going on is pointless.
+    fn failed(&mut self, index: usize, error: SourceError, now: Moment) -> Result<(), SourceError> {
+        let Some(line) = self.lines.get_mut(index) else { return Ok(()) };
         let kind = error.kind();
-        let outcome = self.renewal.on_failure(&error, self.now());
+        line.failed(kind, &self.config);
+        let concerns_service = self.failover.concerns_service(index);
+        self.failover.on_failure(index, kind, now);
+        if !concerns_service {
+            let (source, failures) = (line.name.clone(), line.failures);
+            let error = error.chain().into();
+            self.reporter.report(RenewalEvent::StandbyDown { source, kind, error, failures });
+            return Ok(());
+        }
+        let outcome = self.renewal.on_failure(&error, now);
         self.status.send_modify(|status| {
             status.connected = false;
             status.consecutive_failures = self.renewal.failures();
@@ -223,35 +296,8 @@ impl Supervisor {
         let counted = if error.is_bad_message() { BAD_MESSAGE } else { kind.as_str() };
         self.reporter.metrics().failed(counted, self.renewal.failures());
         self.apply(outcome);
-        if self.renewal.is_fatal(kind) {
-            return Err(error);
-        }
-        Ok(match kind {
-            ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
-            // The source itself paces how often a workload with bundles alone is looked up again.
-            ErrorKind::NotEntitled if delivered => {
-                self.backoff.reset();
-                self.config.backoff.initial.saturating_sub(lasted)
-            }
-            ErrorKind::NotEntitled | ErrorKind::Transient => {
-                // One that delivers and breaks again and again has not proven that it works.
-                if delivered && lasted >= self.config.backoff.max {
-                    self.backoff.reset();
-                }
-                self.backoff.next_delay().saturating_sub(lasted)
-            }
-        })
-    }
-
-    /// Waits. Alarms go off meanwhile.
-    async fn pause(&mut self, delay: Duration) {
-        let end = Instant::now() + delay;
-        loop {
-            tokio::select! {
-                () = sleep_until(end) => return,
-                () = sleep(self.until_alarm()) => self.ring(),
-            }
-        }
+        let hopeless = |line: &Line| line.last_failure == Some(ErrorKind::Misconfigured);
+        if self.renewal.is_fatal(kind) && self.lines.iter().all(hopeless) { Err(error) } else { Ok(()) }
     }
 
     fn ring(&mut self) {
@@ -268,16 +314,27 @@ impl Supervisor {
         }
     }
 
+    /// Until something is due: an alarm, a decision, or the end of a pause.
     fn until_alarm(&self) -> Duration {
         let now = self.now();
-        let (wall, steady) = self.renewal.next_alarm();
-        let wall = wall.map(|at| at.duration_since(now.wall).unwrap_or_default());
+        let pauses = self.lines.iter().filter_map(|line| line.not_before).map(Instant::into_std);
+        let (renewal, failover) = (self.renewal.next_alarm(), self.failover.next_alarm(now));
+        let wall = renewal.0.into_iter().chain(failover.0).map(|at| at.duration_since(now.wall).unwrap_or_default());
+        let steady = renewal.1.into_iter().chain(failover.1).chain(pauses);
         let steady = steady.map(|at| at.saturating_duration_since(now.steady));
-        wall.into_iter().chain(steady).fold(LONGEST_NAP, Duration::min)
+        wall.chain(steady).fold(LONGEST_NAP, Duration::min)
     }
 
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
+    }
+}
+
+/// What a source says next; `None` when nothing came in time.
+async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, line::Heard)> {
+    tokio::select! {
+        heard = line::next(lines) => Some(heard),
+        () = sleep(nap) => None,
     }
 }
 

@@ -7,7 +7,7 @@ mod channel;
 mod jwt;
 mod session;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 
@@ -82,5 +82,9 @@ impl Source for WorkloadApi {
         match workload {
             Workload::Own => session::open(self.clone()).boxed(),
         }
+    }
+
+    fn name(&self) -> Arc<str> {
+        self.config.endpoint.to_string().into()
     }
 }

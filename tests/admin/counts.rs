@@ -173,7 +173,7 @@ async fn failures_of_the_source_are_counted_by_kind() {
     let channel = site.xds().await;
     fetch(&channel, envoy(40), &["default"]).await.unwrap();
     fetch(&channel, envoy(40), &["nothing"]).await.unwrap_err();
-    let samples = site.scraped("spiffe_sds_fetches_total", &[("code", "ok")], 1.0).await;
+    let samples = site.scraped("spiffe_sds_fetches_total", &[("api", "grpc"), ("code", "ok")], 1.0).await;
     assert_counts(&samples, &[("fetches_total", &[("code", "not_found")], 1.0)]);
     site.stop().await;
 }

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     // Shows what the ones below do.
     &["admin"],
-    &["server", "source", "dev"],
+    &["server", "source", "dev", "client"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
     &["lifecycle"],
@@ -20,8 +20,10 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Imports within one layer, each with its reason.
-const NEIGHBOURS: &[(&str, &str, &str)] =
-    &[("dev", "source::Endpoint", "the issuer listens on the same kind of address that the client dials")];
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("dev", "source::Endpoint", "the issuer listens on the same kind of address that the client dials"),
+    ("client", "source::Endpoint", "servers are dialled at the same kind of address as sources"),
+];
 
 /// Modules that only the named ones may import, whatever their layer.
 const RESERVED: &[(&str, &[&str])] = &[("workload_api_proto", &["source", "dev"])];

@@ -35,6 +35,9 @@ pub const CLIENT: &str = "spiffe://example.org/client";
 /// For waits that end well. A dozen Envoys may be starting at the same moment.
 pub const BOUND: Duration = Duration::from_secs(60);
 
+/// The socket of the issuer that stands by.
+pub const STANDBY: &str = "standby.sock";
+
 /// What a mesh is to be.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -50,12 +53,16 @@ pub struct Plan {
     pub more: Vec<Listener>,
     /// How long an Envoy waits for a secret before it opens without.
     pub patience: Duration,
+    /// Whether a second issuer, with a CA of its own in the same trust domain, stands by for the first.
+    pub standby: bool,
 }
 
 /// A running one.
 pub struct Mesh {
     pub plan: Plan,
     pub issuer: DevIssuer,
+    /// The other one, where the plan has it.
+    pub standby: Option<DevIssuer>,
     pub server: Envoy,
     pub client: Envoy,
     /// The client Envoy's plain-text port.
@@ -78,6 +85,7 @@ impl Plan {
             client_tls: Tls::new(CLIENT, "ROOTCA").peer(SERVER).no_resumption(),
             more: Vec::new(),
             patience: Duration::from_secs(120),
+            standby: false,
         }
     }
 
@@ -95,8 +103,9 @@ impl Plan {
     /// Starts everything; the Envoys may still wait for secrets.
     pub async fn start(self) -> Mesh {
         let dir = tempfile::tempdir().unwrap();
+        let standby = if self.standby { Some(issuer(&self, dir.path().join(STANDBY)).await) } else { None };
         let issuer = issuer(&self, dir.path().join("agent.sock")).await;
-        let program = Program::start(&dir).await;
+        let program = Program::start(&dir, self.standby).await;
         let sds = self.sds(dir.path().join("sds.sock"));
         let mut server = Bootstrap::new("server", "e2e", sds.clone()).listener(self.mtls());
         server.listeners.extend(self.more.clone());
@@ -108,7 +117,7 @@ impl Plan {
             .upstream(Upstream::new("server", mtls).tls(self.client_tls.clone()).connection_per_request());
         let client = Envoy::start(&self.binary, dir.path(), client).await.unwrap_or_else(|error| panic!("{error}"));
         let entry = client.wait_listener("entry", BOUND).await.unwrap();
-        Mesh { plan: self, issuer, server, client, entry, mtls, program, dir }
+        Mesh { plan: self, issuer, standby, server, client, entry, mtls, program, dir }
     }
 
     /// Starts everything and waits until requests go through.
@@ -244,7 +253,7 @@ impl Mesh {
 
     /// Starts it again on the same socket; it has seen nothing yet.
     pub async fn start_program(&mut self) {
-        self.program = Program::start(&self.dir).await;
+        self.program = Program::start(&self.dir, self.plan.standby).await;
     }
 
     /// Kills the issuer: its socket goes, its connections break.
@@ -254,6 +263,25 @@ impl Mesh {
         std::mem::replace(&mut self.issuer, stand_in).shutdown().await;
         while_down(self).await;
         self.issuer = issuer(&self.plan, self.dir.path().join("agent.sock")).await;
+    }
+
+    /// From now on the other issuer is the one that the Envoys are held against.
+    pub fn look_at_the_other_issuer(&mut self) {
+        std::mem::swap(&mut self.issuer, self.standby.as_mut().expect("a plan with a standby"));
+    }
+
+    /// Kills the issuer that is not looked at and starts one without a memory on the first one's socket.
+    pub async fn restart_first_issuer(&mut self, while_down: impl AsyncFnOnce(&mut Self)) {
+        self.standby.take().expect("a plan with a standby").shutdown().await;
+        while_down(self).await;
+        self.standby = Some(issuer(&self.plan, self.dir.path().join("agent.sock")).await);
+    }
+
+    /// Waits until the source with this socket is the one in service.
+    pub async fn wait_in_service(&self, socket: &str) {
+        let mut source = self.program.source();
+        let active = source.wait_for(|status| status.active.as_ref().is_some_and(|name| name.ends_with(socket)));
+        tokio::time::timeout(BOUND, active).await.unwrap_or_else(|_| panic!("{}: {socket}", self.label())).unwrap();
     }
 
     /// The running program, with what it has told since its start.

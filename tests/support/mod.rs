@@ -12,6 +12,8 @@ pub mod chromium;
 pub mod envoy;
 pub mod mesh;
 pub mod secrets;
+#[cfg(feature = "dev-issuer")]
+pub mod serving;
 pub mod tls;
 pub mod world;
 pub mod xds;

@@ -24,6 +24,9 @@ const TITLE: Style = AnsiColor::Green.on_default().bold();
 pub(super) struct Report {
     /// RFC 3339, like every time here.
     at: String,
+    /// In order of preference. The first one that is not down is what would be in service.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<SourceRow>,
     svids: Vec<SvidRow>,
     bundles: Vec<BundleRow>,
     /// Certificate revocation lists.
@@ -31,6 +34,15 @@ pub(super) struct Report {
     /// Absent where no token is configured.
     #[serde(flatten)]
     tokens: Option<jwt::Tokens>,
+}
+
+/// One of the sources.
+#[derive(Debug, Serialize)]
+pub(super) struct SourceRow {
+    name: String,
+    /// `active`, `standby` or `down`.
+    state: &'static str,
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +138,7 @@ impl Report {
         };
         Self {
             at: time(now),
+            sources: Vec::new(),
             svids: snapshot.svids.iter().enumerate().map(svid).collect(),
             bundles: snapshot.bundles.values().map(bundle).collect(),
             crls: snapshot.crls.len(),
@@ -141,6 +154,12 @@ impl Report {
         now: SystemTime,
     ) -> Self {
         self.tokens = Some(jwt::Tokens::new(asked, keys, now));
+        self
+    }
+
+    /// With what is known of each source.
+    pub(super) fn with_sources(mut self, sources: Vec<SourceRow>) -> Self {
+        self.sources = sources;
         self
     }
 
@@ -187,7 +206,8 @@ impl Report {
             (bundle.state, cells.to_vec())
         });
         let bundle_header = ["TRUST DOMAIN", "ALSO IN", "AUTHORITIES", "FIRST NOT AFTER", "LEFT", "STATE"];
-        let mut text = table("X.509-SVIDs", &svid_header, svids.collect());
+        let mut text = self.sources_table();
+        text.push_str(&table("X.509-SVIDs", &svid_header, svids.collect()));
         text.push('\n');
         text.push_str(&table("Trust bundles", &bundle_header, bundles.collect()));
         if self.crls > 0 {
@@ -198,6 +218,30 @@ impl Report {
             text.push_str(&tokens.tables());
         }
         text
+    }
+
+    /// Nothing for the usual single source: the rest of the report is about it.
+    fn sources_table(&self) -> String {
+        if self.sources.len() < 2 {
+            return String::new();
+        }
+        let rows = self.sources.iter().map(|source| {
+            let state = if source.error.is_some() { State::Expired } else { State::Valid };
+            (state, vec![source.name.clone(), source.state.to_owned(), source.error.clone().unwrap_or_default()])
+        });
+        table("Sources", &["SOURCE", "STATE", "ERROR"], rows.collect()) + "\n"
+    }
+}
+
+impl SourceRow {
+    /// A source that would be in service, or not needed now, or that failed.
+    pub(super) fn new(name: &str, standby: bool, error: Option<String>) -> Self {
+        let state = match (&error, standby) {
+            (Some(_), _) => "down",
+            (None, true) => "standby",
+            (None, false) => "active",
+        };
+        Self { name: name.to_owned(), state, error }
     }
 }
 

@@ -52,10 +52,14 @@ impl Row {
 pub(super) fn header(envoy: &str, ids: &Ids) -> String {
     let (frontend, backend) = (&ids.frontend, &ids.backend);
     format!(
-        "\n{TITLE}Two Envoys {envoy} in mTLS, every request on a connection of its own{TITLE:#}\n\n  \
-         load --> frontend ({frontend}) ==mTLS + JWT==> backend ({backend})\n              \
-         ^ delta                                              ^ SotW\n              \
-         '--------------------- spiffe-sds -------------------'<-- Workload API: development issuer, not for production\n\n\
+        "\n{TITLE}Two Envoys {envoy} in mTLS, every request on a connection of its own{TITLE:#}\n\n\
+         \x20 requests --> frontend ==== mTLS + JWT ====> backend       {frontend}\n\
+         \x20                 ^                            ^            {backend}\n\
+         \x20           delta |                            | SotW\n\
+         \x20                 '-------- spiffe-sds --------'\n\
+         \x20                               ^\n\
+         \x20                               | Workload API\n\
+         \x20                      development issuer, not for production\n\n\
          Ctrl-C ends it. PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a rotation is\n\
          listed once Envoy's own admin interface shows the new serial in use. A JWT-SVID goes with each request.\n\n\
          {TITLE}{:<8}  {:<11}  {:<32}  {:<8}  {:<9}  {:>9}  {:>9}  FAILED{TITLE:#}\n",

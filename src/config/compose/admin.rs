@@ -6,7 +6,7 @@ use super::{Compose, DEFAULT_SOCKET, MINUTE, raw, scalar};
 use crate::{
     admin,
     server::listen::{self, UnixConfig},
-    source::workload_api,
+    source,
 };
 
 /// Where the admin listener is when nothing else is said.
@@ -15,7 +15,7 @@ const DEFAULT_ADMIN_SOCKET: &str = "/run/spiffe-sds/admin.sock";
 const DEFAULT_ADMIN_MODE: u32 = 0o600;
 
 impl Compose {
-    pub(super) fn admin(&mut self, raw: raw::Admin, source: Option<&workload_api::Config>) -> admin::Config {
+    pub(super) fn admin(&mut self, raw: raw::Admin, sources: &[source::Config]) -> admin::Config {
         let allow_public = raw.allow_public.unwrap_or_default();
         let hosts = self.parse("admin.hosts", raw.hosts, |text| scalar::hosts(&text)).unwrap_or_default();
         let starved_after = self.duration(
@@ -33,7 +33,7 @@ impl Compose {
         }
         self.address = if allow_public { scalar::address } else { scalar::admin_address };
         let section = "admin.listeners";
-        let listeners = self.sockets_of(section, listeners, source);
+        let listeners = self.sockets_of(section, listeners, sources);
         self.address = scalar::loopback;
         let own = PathBuf::from(DEFAULT_SOCKET);
         let taken = |listener: &listen::Config| matches!(listener, listen::Config::Unix(unix) if unix.path == own);

@@ -18,6 +18,17 @@ pub(super) fn log(event: &RenewalEvent, loud: bool) {
                 _ => tracing::warn!(event = name, kind, %error, failures, "identity source is down"),
             }
         }
+        RenewalEvent::SourceSwitched { from, to, reason } => {
+            tracing::warn!(event = name, %from, %to, %reason, "another identity source is in service");
+        }
+        RenewalEvent::StandbyDown { source, kind, error, failures } => {
+            let kind = kind.as_str();
+            if loud {
+                tracing::warn!(event = name, %source, kind, %error, failures, "standby identity source is down");
+            } else {
+                tracing::debug!(event = name, %source, kind, %error, failures, "standby identity source is down");
+            }
+        }
         RenewalEvent::Renewed { spiffe_id, serial, not_after } => {
             let not_after = rfc3339(*not_after);
             tracing::info!(event = name, %spiffe_id, %serial, %not_after, "svid renewed");

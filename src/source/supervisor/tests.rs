@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Mutex};
 
 use futures_util::{
-    FutureExt as _,
+    FutureExt as _, StreamExt as _,
     stream::{self, BoxStream},
 };
 use tonic::Code;
@@ -211,4 +211,30 @@ async fn shutdown_ends_the_run_in_and_between_sessions() {
     between.shutdown.cancel();
     assert!(between.task.await.unwrap().is_ok());
     assert!(between.opened.borrow().len() == 1 && between.opened.changed().now_or_never().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_all_must_refuse_the_request_to_end_the_run() {
+    let refusing = || -> Arc<dyn Source> {
+        let sessions = Mutex::new(VecDeque::from([vec![(secs(0), fails(Code::Unimplemented))]]));
+        Arc::new(Scripted { sessions, opened: watch::Sender::default() })
+    };
+    let serving = || -> Arc<dyn Source> {
+        let sessions =
+            Mutex::new(VecDeque::from([vec![(secs(5), svid("a", 9000)), (secs(9999), Err(SourceError::Closed))]]));
+        Arc::new(Scripted { sessions, opened: watch::Sender::default() })
+    };
+    let run = |sources: Vec<Arc<dyn Source>>| {
+        let (store, start) = (Arc::new(IdentityStore::new()), Instant::now());
+        let state = store.watch(&Workload::Own);
+        let supervisor =
+            Supervisor::of_several(sources, failover::Config::default(), Workload::Own, store, Config::default())
+                .with_clock(move || epoch() + start.elapsed());
+        (tokio::spawn(supervisor.run(CancellationToken::new())), state)
+    };
+    let (hopeless, _) = run(vec![refusing(), refusing()]);
+    assert_eq!(bounded(hopeless).await.unwrap().unwrap_err().kind(), ErrorKind::Misconfigured);
+    let (task, mut state) = run(vec![refusing(), serving()]);
+    bounded(state.wait_for(|state| matches!(state, Availability::Ready(_)))).await.unwrap();
+    assert!(!task.is_finished());
 }

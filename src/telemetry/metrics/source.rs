@@ -22,6 +22,7 @@ struct Inner {
     failures_in_a_row: Gauge,
     failures: Family<Kind, Counter>,
     renewals: Family<Named, Counter>,
+    active: Family<Source, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +33,12 @@ struct Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Named {
     event: &'static str,
+}
+
+/// Sources are named by the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Source {
+    source: Arc<str>,
 }
 
 impl SourceMetrics {
@@ -55,6 +62,13 @@ impl SourceMetrics {
         self.0.failures_in_a_row.set(0);
     }
 
+    /// The identities of this source are in service from now on.
+    pub fn active(&self, name: &Arc<str>) {
+        // Nothing asks for the others: the one before is the only other that may stand at 1.
+        self.0.active.clear();
+        self.0.active.get_or_create(&Source { source: name.clone() }).set(1);
+    }
+
     /// A session failed in this way, as the last of so many in a row.
     pub fn failed(&self, kind: &'static str, in_a_row: u32) {
         self.0.up.set(0);
@@ -75,6 +89,7 @@ impl SourceMetrics {
         registry.register_with_unit("source_last_update_timestamp", help, Unit::Seconds, it.last_update.clone());
         let help = "Sessions that failed since the source last gave something usable";
         registry.register("source_consecutive_failures", help, it.failures_in_a_row.clone());
+        registry.register("source_active", "The source whose identities are in service", it.active.clone());
         registry.register("source_failures", "Sessions that failed, by what it means", it.failures.clone());
         registry.register("renewal_events", "What happened to identities, by event", it.renewals.clone());
     }

@@ -25,7 +25,7 @@ use super::{
     waits::{Waiting, Waits},
 };
 use crate::xds::{Service, Variant};
-use labels::{Closing, Code, Kind, Peer, Protocol, Push, Reason};
+use labels::{Closing, Fetch, Kind, Peer, Protocol, Push, Reason};
 
 /// After this long without an answer a subscription counts as starved, unless configured otherwise.
 const STARVED_AFTER: Duration = Duration::from_secs(30);
@@ -76,7 +76,7 @@ struct Inner {
     suppressed: Family<Reason, Counter>,
     update_to_push: Family<Push, Durations>,
     push_to_ack: Family<Protocol, Durations>,
-    fetches: Family<Code, Counter>,
+    fetches: Family<Fetch, Counter>,
     connections: Family<Peer, Gauge>,
     connections_opened: Family<Peer, Counter>,
     waits: Waits,
@@ -141,9 +141,9 @@ impl StreamMetrics {
         self.0.refused.get_or_create(&Peer { peer: peer.as_str() }).inc();
     }
 
-    /// A `FetchSecrets` was answered with this gRPC status.
-    pub fn fetched(&self, code: &'static str) {
-        self.0.fetches.get_or_create(&Code { code }).inc();
+    /// A question for what is there now was answered with this gRPC status; over REST it became an HTTP status.
+    pub fn fetched(&self, api: &'static str, code: &'static str) {
+        self.0.fetches.get_or_create(&Fetch { api, code }).inc();
     }
 
     /// A connection that begins now.
@@ -181,7 +181,7 @@ impl StreamMetrics {
         registry.register_with_unit("update_to_push", help, Unit::Seconds, it.update_to_push.clone());
         let help = "From a push to the client's ACK";
         registry.register_with_unit("push_to_ack", help, Unit::Seconds, it.push_to_ack.clone());
-        registry.register("fetches", "FetchSecrets calls, by gRPC status", it.fetches.clone());
+        registry.register("fetches", "FetchSecrets calls and REST polls, by gRPC status", it.fetches.clone());
         registry.register("connections", "Connections that are open", it.connections.clone());
         registry.register("connections_opened", "Connections that were opened", it.connections_opened.clone());
         registry.register_collector(Box::new(Starved(self.clone())));

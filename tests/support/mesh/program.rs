@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::BOUND;
+use super::{BOUND, STANDBY};
 
 /// The program under test, from one start to its stop.
 pub struct Program {
@@ -46,12 +46,14 @@ pub struct Delivery {
 }
 
 impl Program {
-    pub async fn start(dir: &TempDir) -> Self {
-        let (agent, sds) = (dir.path().join("agent.sock"), dir.path().join("sds.sock"));
+    pub async fn start(dir: &TempDir, standby: bool) -> Self {
+        let sds = dir.path().join("sds.sock");
+        let agents = ["agent.sock", STANDBY].map(|name| format!("\"unix://{}\"", dir.path().join(name).display()));
+        let agents = agents.get(..1 + usize::from(standby)).unwrap_or_default().join(", ");
         let text = format!(
-            "source:\n  workload_api: {{ endpoint: \"unix://{}\" }}\n  backoff: {{ initial: 50ms, max: 500ms }}\n\
+            "source:\n  workload_api: {{ endpoints: [{agents}] }}\n  backoff: {{ initial: 50ms, max: 500ms }}\n  \
+             failover: {{ lost_after: 200ms, failback_after: 1s }}\n\
              listeners:\n  - unix: {{ path: \"{}\" }}\ndrain_deadline: 2s\n",
-            agent.display(),
             sds.display()
         );
         let file = config::File { path: "e2e.yaml".into(), text };

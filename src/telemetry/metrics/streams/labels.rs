@@ -49,8 +49,9 @@ pub(super) struct Peer {
     pub(super) peer: &'static str,
 }
 
-/// A gRPC status.
+/// How a question without a stream was asked, and its gRPC status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Code {
+pub(super) struct Fetch {
+    pub(super) api: &'static str,
     pub(super) code: &'static str,
 }

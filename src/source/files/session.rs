@@ -1,0 +1,75 @@
+//! One session: the files as they are, and as they change.
+
+use std::{
+    sync::PoisonError,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::stream::{self, Stream};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Files, FilesError, watch::Watch};
+use crate::{identity::IdentitySnapshot, source::SourceError};
+
+/// How long files may not fit together before that is said. Writers take less.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long a failure that was said already waits for a change. Not for ever: clocks move too, and some file systems
+/// tell of nothing.
+const LONGEST_FAILURE: Duration = Duration::from_secs(60);
+
+/// The session as a stream. Dropping it ends the watch.
+pub(super) fn open(files: Files) -> impl Stream<Item = Result<IdentitySnapshot, SourceError>> + Send + 'static {
+    stream::try_unfold(None::<Watch>, move |watch| {
+        let files = files.clone();
+        async move {
+            if let Some(watch) = watch {
+                watch.changed().await;
+            }
+            files.next_good().await.map(|(snapshot, watch)| Some((snapshot, Some(watch))))
+        }
+    })
+}
+
+impl Files {
+    /// Reads until everything fits together, or has not for too long.
+    async fn next_good(&self) -> Result<(IdentitySnapshot, Watch), SourceError> {
+        let began = Instant::now();
+        loop {
+            // Before reading, so that a change while we read is seen.
+            let (watch, loaded) = self.watch_and_load().await?;
+            let error = match loaded {
+                Ok(snapshot) => {
+                    self.remember(None);
+                    return Ok((snapshot, watch));
+                }
+                Err(error) => error,
+            };
+            let text = error.chain();
+            let patience = if self.is_known(&text) { LONGEST_FAILURE } else { SETTLE };
+            tracing::debug!(error = %text, "files do not fit together, waiting for the next change");
+            if timeout_at(began + patience, watch.changed()).await.is_err() {
+                self.remember(Some(text));
+                return Err(error);
+            }
+        }
+    }
+
+    async fn watch_and_load(&self) -> Result<(Watch, Result<IdentitySnapshot, SourceError>), SourceError> {
+        let files = self.clone();
+        let both = tokio::task::spawn_blocking(move || {
+            let watch = Watch::new(&files.config.files())?;
+            Ok::<_, FilesError>((watch, files.load(SystemTime::now())))
+        });
+        // It neither panics nor is aborted but with the runtime, and then nobody asks any more.
+        Ok(both.await.map_err(|_| SourceError::Closed)??)
+    }
+
+    fn is_known(&self, failure: &str) -> bool {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.failure.as_deref() == Some(failure)
+    }
+
+    fn remember(&self, failure: Option<String>) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).failure = failure;
+    }
+}

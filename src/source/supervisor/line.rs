@@ -1,0 +1,111 @@
+//! One of the supervisor's sources: its session, or when the next one may begin.
+
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tokio::time::Instant;
+
+use super::{Config, MISCONFIGURED_RETRY};
+use crate::{
+    identity::{IdentitySnapshot, Workload},
+    source::{ErrorKind, Source, SourceError, backoff::Backoff},
+};
+
+/// What a session says; `None` when it ended without a reason.
+pub(super) type Heard = Option<Result<IdentitySnapshot, SourceError>>;
+
+/// A source and everything that is about sessions with it.
+pub(super) struct Line {
+    pub(super) name: Arc<str>,
+    source: Arc<dyn Source>,
+    session: Option<Session>,
+    /// The pause after a failed session.
+    pub(super) not_before: Option<Instant>,
+    pub(super) backoff: Backoff,
+    /// What the present session said last.
+    pub(super) held: Option<IdentitySnapshot>,
+    /// Failures since it last delivered.
+    pub(super) failures: u32,
+    pub(super) last_failure: Option<ErrorKind>,
+}
+
+struct Session {
+    updates: BoxStream<'static, Result<IdentitySnapshot, SourceError>>,
+    opened: Instant,
+    delivered: bool,
+}
+
+impl Line {
+    pub(super) fn new(source: Arc<dyn Source>, backoff: Backoff) -> Self {
+        let name = source.name();
+        Self { name, source, session: None, not_before: None, backoff, held: None, failures: 0, last_failure: None }
+    }
+
+    /// Whether a session may be opened now.
+    pub(super) fn may_open(&self) -> bool {
+        self.session.is_none() && self.not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    pub(super) fn open(&mut self, workload: &Workload) {
+        let updates = self.source.watch(workload);
+        self.session = Some(Session { updates, opened: Instant::now(), delivered: false });
+        self.not_before = None;
+    }
+
+    /// Ends the session, and forgets what came of it. Says whether there was anything to forget.
+    pub(super) fn close(&mut self) -> bool {
+        let idle = self.session.is_none() && self.last_failure.is_none() && self.held.is_none();
+        (self.session, self.not_before, self.held) = (None, None, None);
+        (self.failures, self.last_failure) = (0, None);
+        self.backoff.reset();
+        !idle
+    }
+
+    pub(super) fn delivered(&mut self, snapshot: IdentitySnapshot) {
+        if let Some(session) = &mut self.session {
+            session.delivered = true;
+        }
+        self.held = Some(snapshot);
+        (self.failures, self.last_failure) = (0, None);
+    }
+
+    /// The session is over: the next one begins after a pause that counts from the beginning of this one.
+    pub(super) fn failed(&mut self, kind: ErrorKind, config: &Config) {
+        let session = self.session.take();
+        let lasted = session.as_ref().map(|session| session.opened.elapsed()).unwrap_or_default();
+        let delivered = session.is_some_and(|session| session.delivered);
+        self.held = None;
+        self.failures = self.failures.saturating_add(1);
+        self.last_failure = Some(kind);
+        let delay = match kind {
+            ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
+            // The source itself paces how often a workload with bundles alone is looked up again.
+            ErrorKind::NotEntitled if delivered => {
+                self.backoff.reset();
+                config.backoff.initial.saturating_sub(lasted)
+            }
+            ErrorKind::NotEntitled | ErrorKind::Transient => {
+                // One that delivers and breaks again and again has not proven that it works.
+                if delivered && lasted >= config.backoff.max {
+                    self.backoff.reset();
+                }
+                self.backoff.next_delay().saturating_sub(lasted)
+            }
+        };
+        self.not_before = Some(Instant::now() + delay);
+    }
+}
+
+/// The next thing that any session says; never when none is open.
+pub(super) async fn next(lines: &mut [Line]) -> (usize, Heard) {
+    poll_fn(|context| {
+        for (index, line) in lines.iter_mut().enumerate() {
+            let Some(session) = &mut line.session else { continue };
+            if let Poll::Ready(heard) = session.updates.poll_next_unpin(context) {
+                return Poll::Ready((index, heard));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
