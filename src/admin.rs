@@ -5,23 +5,41 @@
 //! | `/live` | 200 as long as the process answers at all |
 //! | `/ready` | 200 or 503, and each condition by name |
 //! | `/metrics` | OpenMetrics text |
+//! | `/` | the page: sources, identities, trust, clients, events (`?q=`, `?state=`, `?offset=`) |
+//! | `/debug/sources`, `/debug/identities`, `/debug/trust` | the same as JSON |
+//! | `/debug/clients`, `/debug/events` | the same, searched and paged (`?q=`, `?offset=`, `?limit=`) |
+//! | `POST /actions/...` | what an operator can make the server do |
+//! | `ClientStatusDiscoveryService` | who holds what, over gRPC |
 //!
 //! It is kept out of the data path: its own sockets, its own bounds on connections and requests, and everything it
 //! shows is read from atomics and channels that the data path writes without waiting.
 
+pub mod actions;
+mod debug;
 mod guard;
 mod listen;
+mod page;
 mod probes;
+mod renewals;
+pub mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use thiserror::Error;
 use tokio::task::JoinError;
 
-use crate::{lifecycle::Readiness, server::listen as sockets, telemetry::metrics::Exposition};
+use crate::{
+    lifecycle::Readiness,
+    server::{csds, listen as sockets},
+    telemetry::metrics::Exposition,
+};
 
 pub use listen::{Admin, Via};
+pub use renewals::note_renewals;
 
 /// Where the admin listener is, and who may ask it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +82,30 @@ pub struct Parts {
     pub readiness: Readiness,
     /// For `/metrics`.
     pub metrics: Arc<Exposition>,
+    /// For everything else.
+    pub sight: Arc<view::Sight>,
 }
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
 pub fn router(parts: Parts) -> Router {
+    let csds = csds::service(parts.sight.streams.clone());
+    let sight = Router::new()
+        .route("/", get(page::page))
+        .route("/debug/revision", get(page::news))
+        .route("/debug/sources", get(debug::sources))
+        .route("/debug/identities", get(debug::identities))
+        .route("/debug/trust", get(debug::trust))
+        .route("/debug/clients", get(debug::clients))
+        .route("/debug/events", get(debug::events))
+        .route("/actions/resend", post(actions::resend))
+        .route("/actions/refresh-tokens", post(actions::refresh_tokens))
+        .route("/actions/log-level", post(actions::log_level))
+        .with_state(parts.sight.clone());
     Router::new()
         .route("/live", get(probes::live))
         .route("/ready", get(probes::ready))
         .route("/metrics", get(probes::metrics))
         .with_state(parts)
+        .merge(sight)
+        .route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{method}", csds)
 }

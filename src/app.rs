@@ -2,6 +2,7 @@
 
 mod notices;
 pub mod reload;
+mod run;
 mod service;
 
 use std::{
@@ -10,14 +11,10 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::JoinHandle,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{broadcast, watch};
 
 use crate::{
-    admin::{self, Admin, AdminError},
+    admin::{Admin, AdminError, actions::Actions, view::Sight},
     config::{Config, Sources},
     hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
@@ -32,7 +29,6 @@ use crate::{
     },
 };
 use reload::Reload;
-use service::Service;
 
 /// Why the program cannot start or go on.
 #[derive(Debug, Error)]
@@ -55,13 +51,7 @@ pub enum AppError {
     /// A task beside the server failed.
     #[error("a part of the program failed; this is a bug, please report it with the log")]
     Task(#[source] tokio::task::JoinError),
-    /// Callbacks or file outputs failed.
-    #[error("callbacks or file outputs ended unexpectedly; this is a bug, please report it with the log")]
-    Callbacks(#[source] tokio::task::JoinError),
 }
-
-/// Events between where they happen and the callbacks' planning, which never takes long.
-const NOTICES: usize = 64;
 
 /// The whole program with its sockets open, ready to run.
 pub struct App {
@@ -70,6 +60,8 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
+    /// The sources, the preferred one first, as people know them.
+    source: String,
     store: Arc<IdentityStore>,
     notifier: Notifier,
     systemd: systemd::Config,
@@ -77,6 +69,7 @@ pub struct App {
     denied_grace: Duration,
     hooks: Hooks,
     outputs: Outputs,
+    logs: Option<logs::Control>,
 }
 
 impl App {
@@ -101,7 +94,8 @@ impl App {
         handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
-        let sources = config.sources().iter().map(source::Config::source).collect();
+        let sources: Vec<_> = config.sources().iter().map(source::Config::source).collect();
+        let names = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
         let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
@@ -116,6 +110,7 @@ impl App {
             admin,
             supervisor,
             jwt,
+            source: names,
             store,
             notifier,
             systemd: *config.systemd(),
@@ -123,13 +118,21 @@ impl App {
             denied_grace: policy.denied_grace,
             hooks,
             outputs,
+            logs: None,
         })
+    }
+
+    /// Lets operators, and new configurations, change what this process logs.
+    #[must_use]
+    pub fn with_logs(mut self, logs: logs::Control) -> Self {
+        self.logs = Some(logs);
+        self
     }
 
     /// What applies new configurations while the program runs; `sources` are those that it was bound with.
     #[must_use]
-    pub fn reload(&self, sources: Sources, logs: Option<logs::Handle>) -> Reload {
-        Reload::new(sources, self.server.steering(), logs, self.notifier.clone())
+    pub fn reload(&self, sources: Sources) -> Reload {
+        Reload::new(sources, self.server.steering(), self.logs.clone(), self.notifier.clone())
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -169,6 +172,21 @@ impl App {
             queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
         };
         parts.exposition()
+    }
+
+    /// What the admin pages look at.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight {
+            started: SystemTime::now(),
+            readiness: self.readiness().clone(),
+            sources: vec![(self.source.clone(), self.source())],
+            identities: self.identities(),
+            tokens: self.store.watch_jwt(&Workload::Own),
+            streams: self.server.streams().clone(),
+            journal: self.server.journal().clone(),
+            actions: Actions { logs: self.logs.clone(), refresh_tokens: None },
+        }
     }
 
     /// Every outcome of renewal from now on.
@@ -212,148 +230,4 @@ impl App {
     pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
         self.store.watch_jwt(&Workload::Own)
     }
-
-    fn announce(&self) {
-        for listener in self.server.bound() {
-            tracing::info!(%listener, "serving");
-        }
-        for listener in self.bundles_bound() {
-            tracing::info!(%listener, "serving bundles");
-        }
-        for listener in self.admin_bound() {
-            tracing::info!(%listener, "serving the admin pages");
-        }
-    }
-
-    /// Runs until `stop`, then drains.
-    ///
-    /// # Errors
-    /// Whatever ended the program though nobody asked for it; clients were drained all the same.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let stop = stop.child_token();
-        let states = self.store.watch(&Workload::Own);
-        self.announce();
-        let metrics = Arc::new(self.metrics());
-        let pages = admin::router(admin::Parts { readiness: self.readiness().clone(), metrics });
-        let contact = guarded(&stop, first_contact(self.source(), self.readiness().clone(), stop.clone()));
-        let service = Service {
-            notifier: self.notifier.clone(),
-            ready: self.systemd.ready,
-            states: states.clone(),
-            source: self.source(),
-            pulse: self.server.pulse(),
-        };
-        let service = guarded(&stop, service.accompany(stop.clone()));
-        let callbacks = {
-            // Before the first event can happen.
-            let (renewals, outputs) = (self.supervisor.events(), self.outputs.events());
-            let tokens = self.store.watch_jwt(&Workload::Own);
-            beside(self.hooks, self.outputs, (renewals, outputs), (states.clone(), tokens), &stop)
-        };
-        let warm = self.warm.map(|mut warm| {
-            warm.begin(&self.store, SystemTime::now());
-            guarded(&stop, warm.run(self.store.clone(), self.supervisor.status(), self.denied_grace, stop.clone()))
-        });
-        let renewal = guarded(&stop, {
-            let stop = stop.clone();
-            async move {
-                let ended = self.supervisor.run(stop.clone()).await;
-                // Without renewal the rest would only look alive.
-                stop.cancel();
-                ended
-            }
-        });
-        let tokens = guarded(&stop, self.jwt.run(stop.clone()));
-        let keys = self.store.watch_jwt(&Workload::Own);
-        // Half a server is none: whichever part ends takes the others along.
-        let served = async {
-            let ended = self.server.run(states.clone(), stop.clone()).await;
-            stop.cancel();
-            ended
-        };
-        let bundles = async {
-            let ended = self.bundles.run(states.clone(), keys, stop.clone()).await;
-            stop.cancel();
-            ended
-        };
-        let administered = async {
-            let ended = self.admin.run(pages, stop.clone()).await;
-            stop.cancel();
-            ended
-        };
-        let (served, bundles, administered) = tokio::join!(served, bundles, administered);
-        renewal.await.map_err(AppError::Task)??;
-        tokens.await.map_err(AppError::Task)?;
-        service.await.map_err(AppError::Task)?;
-        contact.await.map_err(AppError::Task)?;
-        if let Some(warm) = warm {
-            warm.await.map_err(AppError::Task)?;
-        }
-        for task in callbacks {
-            task.await.map_err(AppError::Callbacks)?;
-        }
-        served?;
-        bundles.map_err(AppError::Bundles)?;
-        administered?;
-        tracing::info!("stopped");
-        Ok(())
-    }
-}
-
-/// The condition `source`: the source has been reached once. That it is down later is no reason to take us out of
-/// service, as long as what it gave is valid.
-async fn first_contact(mut status: watch::Receiver<SourceStatus>, readiness: Readiness, stop: CancellationToken) {
-    let latch = readiness.latch("source", "the source has not given anything usable yet");
-    loop {
-        let status_now = status.borrow_and_update().clone();
-        if status_now.last_update.is_some() {
-            latch.ready();
-            // Kept, because a latch that is dropped is pending.
-            return stop.cancelled().await;
-        }
-        if let Some(error) = status_now.last_error {
-            latch.pending(error.to_string());
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = status.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// Files and callbacks, in tasks that nothing waits for before the end. One that breaks ends the program: somebody counts
-/// on it, and a restart costs Envoy nothing.
-fn beside(
-    hooks: Hooks,
-    outputs: Outputs,
-    (renewals, files): (broadcast::Receiver<RenewalEvent>, broadcast::Receiver<OutputEvent>),
-    (states, tokens): (watch::Receiver<Availability>, watch::Receiver<Arc<JwtSnapshot>>),
-    stop: &CancellationToken,
-) -> [JoinHandle<()>; 3] {
-    let (sender, receiver) = mpsc::channel(NOTICES);
-    let until_stop = stop.clone();
-    [
-        guarded(stop, outputs.run(states, tokens, stop.clone())),
-        guarded(stop, hooks.run(receiver, stop.clone())),
-        guarded(stop, async move {
-            tokio::select! {
-                () = until_stop.cancelled() => {}
-                () = notices::forward(renewals, files, sender) => {}
-            }
-        }),
-    ]
-}
-
-/// A task whose panic stops everything.
-fn guarded<T: Send + 'static>(
-    stop: &CancellationToken,
-    task: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let guard = stop.drop_guard();
-        let done = task.await;
-        guard.disarm();
-        done
-    })
 }

@@ -3,6 +3,7 @@
 //! One file a subcommand. This is the only place that prints, and besides `main` the only one that reads the
 //! environment. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration.
 
+mod admin;
 mod bootstrap;
 mod check;
 mod completions;
@@ -12,7 +13,9 @@ mod demo;
 #[cfg(feature = "dev-issuer")]
 mod dev;
 mod fetch;
+mod operate;
 mod serve;
+mod status;
 mod watch;
 mod xds;
 
@@ -60,6 +63,10 @@ enum Command {
     #[cfg(feature = "dev-issuer")]
     Dev(dev::Args),
     Check(check::Args),
+    Status(status::Args),
+    Resend(operate::Resend),
+    LogLevel(operate::LogLevel),
+    RefreshTokens(operate::RefreshTokens),
     Bootstrap(bootstrap::Args),
     Fetch(fetch::Args),
     Watch(watch::Args),
@@ -91,6 +98,10 @@ impl Cli {
             #[cfg(feature = "dev-issuer")]
             Command::Dev(args) => dev::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Check(args) => check::run(args, environment).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Resend(args) => operate::resend(args).await,
+            Command::LogLevel(args) => operate::log_level(args).await,
+            Command::RefreshTokens(args) => operate::refresh_tokens(args).await,
             Command::Bootstrap(args) => bootstrap::run(&args),
             Command::Fetch(args) => fetch::run(args).await,
             Command::Watch(args) => watch::run(args).await,

@@ -7,6 +7,7 @@
 mod authority;
 pub mod bundles;
 mod connection;
+pub mod csds;
 mod drive;
 mod fetch;
 mod flood;
@@ -18,6 +19,7 @@ mod observe;
 mod peer;
 mod publish;
 mod reflection;
+pub mod registry;
 mod rest;
 mod service;
 
@@ -38,13 +40,17 @@ pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
 pub use publish::Pulse;
+pub use registry::Streams;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{Latch, Readiness},
     secret::{self, Flavour, NodeNames, SecretCatalog},
     systemd::Handed,
-    telemetry::metrics::{Depth, RolloutMetrics, StreamMetrics},
+    telemetry::{
+        journal::Journal,
+        metrics::{Depth, RolloutMetrics, StreamMetrics},
+    },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
 use connection::Acceptor;
@@ -137,6 +143,8 @@ struct Shared {
     floods: Floods,
     /// The names of clients that do not say who they are.
     anonymous: Arc<NodeNames>,
+    streams: Streams,
+    journal: Journal,
 }
 
 impl Shared {
@@ -203,6 +211,8 @@ impl Server {
             feeds,
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            streams: Streams::default(),
+            journal: Journal::default(),
             metrics: StreamMetrics::default(),
             floods,
             anonymous,
@@ -243,6 +253,18 @@ impl Server {
     #[must_use]
     pub fn pulse(&self) -> Pulse {
         self.publisher.pulse()
+    }
+
+    /// Who is connected and what each has, at any time.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.shared.streams
+    }
+
+    /// What happened lately.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.shared.journal
     }
 
     /// What happens on streams from now on.

@@ -1,4 +1,5 @@
 //! What the outside can see of a running server.
 
+pub mod journal;
 pub mod logs;
 pub mod metrics;

@@ -49,7 +49,7 @@ impl Place {
         ];
         let sources = Sources { flags, ..with(&Sources::default(), text) };
         let app = App::bind(&Config::new(&sources).unwrap()).await.unwrap();
-        let (reload, stop) = (app.reload(sources.clone(), None), CancellationToken::new());
+        let (reload, stop) = (app.reload(sources.clone()), CancellationToken::new());
         let task = tokio::spawn(app.run(stop.clone()));
         Self { issuer, reload, sources, stop, task, directory }
     }

@@ -42,12 +42,12 @@ pub struct Reload {
     /// The text that was read last, good or bad.
     seen: Option<String>,
     steering: Steering,
-    logs: Option<logs::Handle>,
+    logs: Option<logs::Control>,
     notifier: Notifier,
 }
 
 impl Reload {
-    pub(super) fn new(sources: Sources, steering: Steering, logs: Option<logs::Handle>, notifier: Notifier) -> Self {
+    pub(super) fn new(sources: Sources, steering: Steering, logs: Option<logs::Control>, notifier: Notifier) -> Self {
         let seen = sources.file.as_ref().map(|file| file.text.clone());
         Self { started: sources.clone(), current: sources, seen, steering, logs, notifier }
     }
@@ -63,7 +63,7 @@ impl Reload {
         changes.retain(|change| change.live);
         changes.extend(config::diff(&self.started, &next)?.into_iter().filter(|change| !change.live));
         if let Some(logs) = &self.logs {
-            logs.filter(&config.logs().filter);
+            logs.configure(&config.logs().filter);
         }
         self.steering.apply(config.server().clone(), config.secrets().clone());
         self.current = next;

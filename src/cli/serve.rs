@@ -47,8 +47,8 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let logs = logs::init(config.logs(), super::colored())?;
     let handed = Handed::receive(&environment, config.systemd().store);
     let stop = lifecycle::stop_on_signals()?;
-    let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?;
-    tokio::spawn(app.reload(sources, Some(logs)).run(stop.clone()));
+    let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?.with_logs(logs);
+    tokio::spawn(app.reload(sources).run(stop.clone()));
     app.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -151,7 +151,9 @@ impl<W: Wire> Drive<W> {
                     if self.now.is_some() {
                         self.observer.news(arrival);
                     }
-                    self.now = Some(view.for_node(&self.names));
+                    let set = view.for_node(&self.names);
+                    self.observer.sees(&set);
+                    self.now = Some(set);
                     self.choose();
                 }
                 Poll::Ready(Some(Feed::Closing) | None) => return false,
@@ -188,6 +190,9 @@ impl<W: Wire> http_body::Body for Drive<W> {
         }
         if !this.follow(cx) {
             return this.end(&Status::ok(""));
+        }
+        if let Some(name) = this.observer.asked(cx) {
+            this.state.resend(name.as_ref());
         }
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {

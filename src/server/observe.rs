@@ -1,14 +1,22 @@
 //! What happens on streams, as log lines and as events that a library user can follow.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, task::Context, time::Duration};
 
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{Shared, peer::Peer, publish::Arrival};
+use super::{
+    Shared,
+    peer::Peer,
+    publish::Arrival,
+    registry::{Resend, Seat},
+};
 use crate::{
-    telemetry::metrics::{Mismatch, StreamMeter, Suppressed},
-    xds::{Answer, Event, Outgoing, ResourceName, Service, StreamState, Update, Variant, Version},
+    telemetry::{
+        journal::Weight,
+        metrics::{Mismatch, StreamMeter, Suppressed},
+    },
+    xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant, Version},
 };
 
 /// Names in one line of the log.
@@ -85,6 +93,7 @@ pub(super) struct StreamObserver {
     shared: Arc<Shared>,
     client: Arc<Client>,
     meter: StreamMeter,
+    seat: Seat,
     opened: bool,
     ended: Option<Code>,
     since_settled: SinceSettled,
@@ -97,16 +106,31 @@ struct SinceSettled {
     interest: bool,
     opened: bool,
     sent: bool,
+    removed: bool,
     /// There are other resources than before: since when, and how they came.
     news: Option<Arrival>,
 }
 
 impl StreamObserver {
     pub(super) fn new(shared: Arc<Shared>, variant: Variant, service: Service, peer: Peer) -> Self {
-        let client = Client { peer, node: String::new(), cluster: String::new(), variant, service };
+        let client = Arc::new(Client { peer, node: String::new(), cluster: String::new(), variant, service });
         let meter = shared.metrics.open(service, variant, peer.class());
+        let seat = shared.streams.open(client.clone());
         let since_settled = SinceSettled::default();
-        Self { shared, client: Arc::new(client), meter, opened: false, ended: None, since_settled }
+        Self { shared, client, meter, seat, opened: false, ended: None, since_settled }
+    }
+
+    /// What an operator wants sent again: one name, or `Some(None)` for everything.
+    pub(super) fn asked(&self, cx: &Context<'_>) -> Option<Option<ResourceName>> {
+        self.seat.asked(cx).map(|resend| match resend {
+            Resend::Everything => None,
+            Resend::Name(name) => Some(name),
+        })
+    }
+
+    /// The stream looks at these resources from now on.
+    pub(super) fn sees(&self, now: &Arc<ResourceSet>) {
+        self.seat.sees(now);
     }
 
     /// There are other resources than before.
@@ -116,9 +140,12 @@ impl StreamObserver {
 
     /// The stream has nothing more to say.
     pub(super) fn settled(&mut self, state: &StreamState) {
-        let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
+        let SinceSettled { interest, opened, sent, removed, news } = std::mem::take(&mut self.since_settled);
         if !interest && !sent && news.is_none() {
             return;
+        }
+        if interest || removed {
+            self.seat.wants(state.secrets());
         }
         let waiting = state.secrets().waiting();
         self.meter.waiting(waiting);
@@ -139,6 +166,7 @@ impl StreamObserver {
         if let Some(node) = &event.node {
             let client = Client { node: shown(&node.id), cluster: shown(&node.cluster), ..(*self.client).clone() };
             self.client = Arc::new(client);
+            self.seat.is(self.client.clone());
         }
         if let Some(type_url) = &event.foreign {
             tracing::warn!(client = %self.client, %type_url, "client asks for a type that is not served, answered with nothing");
@@ -149,6 +177,7 @@ impl StreamObserver {
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
+            self.note(Weight::Routine, "stream_opened", &"", &"");
             self.emit(|client| StreamEvent::Opened { client });
         }
         if heard.resent {
@@ -158,6 +187,8 @@ impl StreamObserver {
         match &heard.answer {
             Answer::Acked { resource: Some((name, version)), latency } => {
                 self.meter.acked(*latency);
+                self.seat.acked(name, version);
+                self.note(Weight::Routine, "resource_acked", name, version);
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");
                 self.emit(|client| StreamEvent::Acked {
                     client,
@@ -169,7 +200,9 @@ impl StreamObserver {
             Answer::Nacked { resource: Some((name, version)), rejection } => {
                 self.meter.nacked();
                 let detail = rejection.message.as_str();
+                self.seat.nacked(name, version, detail);
                 if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
+                    self.note(Weight::Problem, "resource_rejected", name, &detail);
                     tracing::warn!(client = %self.client, %name, %version, detail, unsaid, "resource rejected by the client, it keeps what it had");
                 }
                 self.emit(|client| StreamEvent::Nacked {
@@ -181,6 +214,7 @@ impl StreamObserver {
             }
             Answer::Nacked { resource: None, rejection } => {
                 self.meter.nacked();
+                self.note(Weight::Problem, "absence_rejected", &"", &rejection.message);
                 tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
             }
             Answer::Stale => {
@@ -204,13 +238,18 @@ impl StreamObserver {
         match &outgoing.update {
             Some(Update::Resource { resource, .. }) => {
                 let (name, version, bytes) = (resource.name(), resource.version(), outgoing.frame.size());
+                self.seat.sent(name, version);
+                self.note(Weight::Routine, "resource_sent", name, version);
                 tracing::debug!(client = %self.client, %name, %version, bytes, "resource sent");
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
             Some(Update::Removed { names, .. }) => {
+                self.since_settled.removed = true;
                 // An aggregated stream may be told of thousands at once.
                 let shown = names.get(..NAMES_SHOWN).unwrap_or(names);
                 if let Some(unsaid) = self.shared.floods.refused.take(Instant::now()) {
+                    let first = names.first().map(ToString::to_string).unwrap_or_default();
+                    self.note(Weight::Notice, "names_unavailable", &first, &format!("{} names", names.len()));
                     tracing::info!(client = %self.client, count = names.len(), names = ?shown, unsaid, "names not available to this client");
                 }
             }
@@ -227,6 +266,11 @@ impl StreamObserver {
         }
     }
 
+    /// For those who look back.
+    fn note(&self, weight: Weight, event: &'static str, subject: &dyn fmt::Display, detail: &dyn fmt::Display) {
+        self.shared.journal.note(weight, event, subject, detail, &self.client);
+    }
+
     fn emit(&self, event: impl FnOnce(Arc<Client>) -> StreamEvent) {
         let events = &self.shared.events;
         if events.receiver_count() > 0 {
@@ -239,6 +283,11 @@ impl StreamObserver {
 impl Drop for StreamObserver {
     fn drop(&mut self) {
         tracing::debug!(client = %self.client, code = ?self.ended, "stream closed");
+        if self.opened {
+            let code = self.ended.map_or("client went away", code_name);
+            let weight = if matches!(self.ended, None | Some(Code::Ok)) { Weight::Routine } else { Weight::Notice };
+            self.note(weight, "stream_closed", &"", &code);
+        }
         self.emit(|client| StreamEvent::Closed { client, code: self.ended });
     }
 }

@@ -1,5 +1,8 @@
 //! Turns what the store holds into what streams send: one task a workload, however many streams there are.
 
+mod feed;
+mod pace;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,58 +14,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use feed::Pulse;
+pub(super) use feed::{Arrival, Feed, Feeds};
+use pace::Pace;
+
 use super::live::Live;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
-    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog, View},
+    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog},
     telemetry::metrics::RolloutMetrics,
 };
-
-/// What a stream follows.
-#[derive(Clone, Debug)]
-pub(super) enum Feed {
-    /// The newest resources, and when and how they came.
-    Live(Arc<View>, Arrival),
-    /// The server is going away: end in good order.
-    Closing,
-}
-
-/// When what streams are to send came from the source, and whether it had to wait for its turn in a rollout.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
-    pub(super) since: Instant,
-    pub(super) held: bool,
-}
-
-/// The feeds of one workload, one a flavour.
-#[derive(Clone, Debug)]
-pub(super) struct Feeds {
-    spiffe: watch::Receiver<Feed>,
-    plain: watch::Receiver<Feed>,
-}
-
-impl Feeds {
-    /// The feed for clients of this flavour.
-    #[must_use]
-    pub(super) fn of(&self, flavour: Flavour) -> watch::Receiver<Feed> {
-        match flavour {
-            Flavour::Spiffe => self.spiffe.clone(),
-            Flavour::Plain => self.plain.clone(),
-        }
-    }
-}
-
-/// Asks a publisher for a sign of life.
-#[derive(Clone, Debug)]
-pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
-
-impl Pulse {
-    /// Whether the publisher still takes its turns. Waits for as long as that takes: give it a bound.
-    pub async fn beats(&self) -> bool {
-        let (beat, felt) = oneshot::channel();
-        self.0.send(beat).await.is_ok() && felt.await.is_ok()
-    }
-}
 
 /// Publishes one workload's resources in the rollout order.
 #[derive(Debug)]
@@ -95,15 +56,6 @@ struct Encoded {
     plain: Part,
 }
 
-/// Keeps the holds between the steps of rollouts, also when each step is a message of its own: a source that tells of a
-/// new authority and, a moment later, of a certificate under it must not be faster than proxies are.
-#[derive(Debug)]
-struct Pace {
-    hold: Duration,
-    trust_grew: Option<Instant>,
-    certificates_changed: Option<Instant>,
-}
-
 /// What the publisher waits for next.
 enum Next {
     /// The rest of a rollout, not before this moment.
@@ -122,16 +74,15 @@ impl Publisher {
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
-        let (ask, asked) = mpsc::channel(1);
         let publisher = Self {
             catalog,
-            pace: Pace { hold: config.rollout_hold, trust_grew: None, certificates_changed: None },
+            pace: Pace::new(config.rollout_hold),
             spiffe,
             plain,
             published: None,
             encoded: None,
             tokens,
-            pulse: (Pulse(ask), asked),
+            pulse: Pulse::new(),
             noted: Vec::new(),
             arrived: None,
             held: false,
@@ -341,24 +292,6 @@ impl Publisher {
         }
         if let Some(listed) = news {
             self.metrics.published(listed);
-        }
-    }
-}
-
-impl Pace {
-    /// The earliest moment for a step that changes this; `None` if it need not wait.
-    fn not_before(&self, change: Change) -> Option<Instant> {
-        let after_growth = self.trust_grew.filter(|_| change.certificates || change.trust_shrinks);
-        let after_certificates = self.certificates_changed.filter(|_| change.trust_shrinks);
-        after_growth.max(after_certificates).map(|at| at + self.hold)
-    }
-
-    fn took(&mut self, change: Change, now: Instant) {
-        if change.trust_grows {
-            self.trust_grew = Some(now);
-        }
-        if change.certificates {
-            self.certificates_changed = Some(now);
         }
     }
 }

@@ -4,11 +4,12 @@
 //! interface: `spiffe_id`, `trust_domain`, `resource`, `version`, `nonce`, `node`, `peer`, `stream`, `endpoint`,
 //! `error`, `kind`, `serial`, `not_after`.
 
+mod control;
+
 use std::{
     error, fmt,
     io::{self, IsTerminal as _},
     str::FromStr,
-    sync::Arc,
 };
 
 use tracing_subscriber::{
@@ -19,6 +20,8 @@ use tracing_subscriber::{
     reload,
     util::{SubscriberInitExt as _, TryInitError},
 };
+
+pub use control::Control;
 
 /// What is logged, and in which form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,27 +108,10 @@ impl fmt::Display for Filter {
 ///
 /// # Errors
 /// If the process already logs.
-pub fn init(config: &Config, colored: bool) -> Result<Handle, TryInitError> {
-    let (subscriber, handle) = subscriber(config, colored, io::stderr().is_terminal(), io::stderr);
+pub fn init(config: &Config, colored: bool) -> Result<Control, TryInitError> {
+    let (subscriber, control) = subscriber(config, colored, io::stderr().is_terminal(), io::stderr);
     subscriber.try_init()?;
-    Ok(handle)
-}
-
-/// Changes how much is logged while the process runs.
-#[derive(Clone)]
-pub struct Handle(Arc<dyn Fn(&Filter) + Send + Sync>);
-
-impl Handle {
-    /// Logs by `filter` from now on.
-    pub fn filter(&self, filter: &Filter) {
-        (self.0)(filter);
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handle")
-    }
+    Ok(control)
 }
 
 /// What [`init`] installs, for any writer.
@@ -134,7 +120,7 @@ fn subscriber<W>(
     colored: bool,
     terminal: bool,
     writer: W,
-) -> (impl tracing::Subscriber + Send + Sync, Handle)
+) -> (impl tracing::Subscriber + Send + Sync, Control)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -149,10 +135,8 @@ where
     } else {
         lines.compact().with_ansi(colored).with_target(false).boxed()
     };
-    let (filter, reload) = reload::Layer::new(config.filter.0.clone());
-    // It fails only when the subscriber is gone, and then nobody is left to tell.
-    let handle = Handle(Arc::new(move |filter: &Filter| drop(reload.reload(filter.0.clone()))));
-    (tracing_subscriber::registry().with(layer.with_filter(filter)), handle)
+    let (filter, handle) = reload::Layer::new(config.filter.0.clone());
+    (tracing_subscriber::registry().with(layer.with_filter(filter)), Control::new(handle, config.filter.clone()))
 }
 
 /// An error with its causes in one line, for the field `error`.
@@ -170,7 +154,7 @@ pub fn chain(error: &dyn error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use tracing::{info, info_span, subscriber::with_default, trace, warn};
 
@@ -201,6 +185,33 @@ mod tests {
 
     fn config(format: Format, filter: &str) -> Config {
         Config { format, filter: filter.parse().unwrap() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_is_logged_for_a_while() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let (subscriber, control) = subscriber(&config(Format::Json, "info"), false, false, move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let lines = || String::from_utf8(captured.0.lock().unwrap().clone()).unwrap().matches("seen").count();
+        tracing::debug!("seen");
+        assert_eq!(lines(), 0);
+        control.set_for("debug".parse().unwrap(), std::time::Duration::from_secs(60));
+        tracing::debug!("seen");
+        assert_eq!(lines(), 1);
+        control.set_for("trace".parse().unwrap(), std::time::Duration::from_secs(90));
+        tokio::time::sleep(std::time::Duration::from_secs(80)).await;
+        tracing::debug!("seen");
+        assert_eq!(lines(), 2, "the end of the first wish ended the second");
+        control.configure(&"warn".parse().unwrap());
+        tracing::debug!("seen");
+        assert_eq!(lines(), 3, "a new configuration ended the wish");
+        tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+        tracing::info!("seen");
+        assert_eq!(lines(), 3, "the wish did not end at what is configured now");
+        control.configure(&"info".parse().unwrap());
+        tracing::info!("seen");
+        assert_eq!(lines(), 4);
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl StreamState {
         Some(Outgoing { frame, update: Some(update) })
     }
 
+    /// Owes the client again what it holds of secrets: `name`, or everything. An operator's wish, so content that was
+    /// rejected is sent again too.
+    pub fn resend(&mut self, name: Option<&ResourceName>) {
+        self.secrets.resend(name);
+    }
+
     /// The subscription to secrets, to look at.
     #[must_use]
     pub fn secrets(&self) -> &Subscription {

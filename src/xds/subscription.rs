@@ -262,6 +262,15 @@ impl Subscription {
         Answer::Acked { resource: Some((name, version)), latency }
     }
 
+    /// Owes the client again what it holds: `name`, or everything.
+    pub fn resend(&mut self, name: Option<&ResourceName>) {
+        match name {
+            Some(name) => self.interests.due(name),
+            None => self.interests.all_due(),
+        }
+        self.planned = None;
+    }
+
     fn grant_resend(&mut self, at: Duration) -> bool {
         let granted = self.resend.take(at);
         if granted {

@@ -9,6 +9,7 @@
 )]
 
 pub mod app;
+pub mod chromium;
 pub mod envoy;
 pub mod mesh;
 pub mod secrets;

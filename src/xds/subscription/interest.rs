@@ -190,6 +190,12 @@ impl Interests {
         self.0.iter_mut().for_each(|interest| interest.due = true);
     }
 
+    pub(super) fn due(&mut self, name: &ResourceName) {
+        if let Ok(interest) = self.find(name) {
+            interest.due = true;
+        }
+    }
+
     pub(super) fn sent(&mut self, name: &ResourceName, version: &Version) {
         if let Ok(interest) = self.find(name) {
             interest.held = Some(version.clone());

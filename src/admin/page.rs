@@ -1,0 +1,203 @@
+//! The page for people: rendered here, complete without JavaScript, and kept up to date by a few lines of it.
+//!
+//! Node IDs, names and rejections are what clients say: the template escapes everything, and the content security
+//! policy lets nothing run but the script of this answer.
+
+use std::{sync::Arc, time::SystemTime};
+
+use askama::Template;
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Duration, timeout};
+
+use super::{
+    debug::{Params, Refused},
+    view::{self, Clients, Event, Identity, Sight, Source, Token, Trust},
+};
+
+/// Streams on one page.
+const STREAMS: usize = 50;
+/// Names shown of one stream; its other names are in `/debug/clients`.
+const NAMES: usize = 8;
+/// Events on the page.
+const EVENTS: usize = 40;
+/// How long a browser waits for news before it is told that there is none; less than the guard's patience.
+const NEWS: Duration = Duration::from_secs(8);
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    nonce: &'a str,
+    version: &'static str,
+    now: String,
+    uptime: String,
+    revision: u64,
+    pending: Vec<(&'static str, String)>,
+    sources: Vec<Source>,
+    identities: Vec<Identity>,
+    tokens: Vec<Token>,
+    trust: Vec<Trust>,
+    clients: Clients,
+    names_shown: usize,
+    params: &'a Params,
+    pages: Pages,
+    events: Vec<Event>,
+    can_log: bool,
+    can_refresh: bool,
+}
+
+/// Links to the neighbours of this page of streams.
+struct Pages {
+    first: usize,
+    last: usize,
+    previous: Option<String>,
+    next: Option<String>,
+}
+
+/// The page.
+pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<Params>) -> Result<Response, Refused> {
+    let query = params.streams(STREAMS)?;
+    let now = SystemTime::now();
+    // Before anything is read: what changes meanwhile is news.
+    let revision = *sight.journal.revision().borrow();
+    let clients = sight.clients(&query);
+    let (state, tokens) = (sight.identities.borrow().clone(), sight.tokens.borrow().clone());
+    let pages = Pages::new(&params, &clients, query.limit.max(1));
+    let conditions = sight.readiness.conditions().into_iter();
+    let nonce = nonce();
+    let page = Page {
+        nonce: &nonce,
+        version: env!("CARGO_PKG_VERSION"),
+        now: view::seconds(now),
+        uptime: view::left(now.duration_since(sight.started).unwrap_or_default()),
+        revision,
+        pending: conditions.filter_map(|it| Some((it.name, it.pending?.into_owned()))).collect(),
+        sources: sight.sources(),
+        identities: view::identities(&state, now),
+        tokens: view::tokens(&tokens),
+        trust: view::trust(&state, &tokens, now),
+        clients,
+        names_shown: NAMES,
+        params: &params,
+        pages,
+        events: sight.events("", 0, EVENTS).events,
+        can_log: sight.actions.logs.is_some(),
+        can_refresh: sight.actions.refresh_tokens.is_some(),
+    };
+    Ok(match page.render() {
+        Ok(html) => (headers(&nonce), html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an admin page failed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    })
+}
+
+/// What a browser has seen.
+#[derive(Debug, Deserialize)]
+pub(super) struct Seen {
+    #[serde(default)]
+    after: u64,
+}
+
+/// Waits for news, a few seconds at most.
+pub(super) async fn news(State(sight): State<Arc<Sight>>, Query(seen): Query<Seen>) -> Json<Value> {
+    let mut revision = sight.journal.revision();
+    let _ = timeout(NEWS, revision.wait_for(|revision| *revision != seen.after)).await;
+    let revision = *revision.borrow();
+    Json(json!({ "revision": revision }))
+}
+
+impl Pages {
+    fn new(params: &Params, clients: &Clients, limit: usize) -> Self {
+        let at = |offset: usize| {
+            let mut link = format!("/?offset={offset}&limit={limit}");
+            for (key, value) in [("q", &params.q), ("state", &params.state)] {
+                if !value.is_empty() {
+                    link.push_str(&format!("&{key}={}", encoded(value)));
+                }
+            }
+            link + "#clients"
+        };
+        let end = clients.offset + clients.streams.len();
+        Self {
+            first: if clients.streams.is_empty() { 0 } else { clients.offset + 1 },
+            last: end,
+            previous: (clients.offset > 0).then(|| at(clients.offset.saturating_sub(limit))),
+            next: (end < clients.matched && !clients.streams.is_empty()).then(|| at(end)),
+        }
+    }
+}
+
+/// A value for the query of a link.
+fn encoded(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+/// Unguessable, and new with each answer.
+fn nonce() -> String {
+    let mut random = [0u8; 16];
+    // Without randomness the nonce is known, and no worse than no policy: everything is escaped all the same.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn headers(nonce: &str) -> HeaderMap {
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    // A form on a page without referrer says that it comes from nowhere, and would be refused as a stranger's.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    headers
+}
+
+/// The names of a stream that are shown.
+fn first<'a>(stream: &'a view::Stream, shown: &usize) -> &'a [view::Name] {
+    stream.names.get(..*shown).unwrap_or(&stream.names)
+}
+
+/// How many rows of the table a stream takes.
+fn rows(stream: &view::Stream, shown: &usize) -> usize {
+    stream.names.len().clamp(1, *shown) + usize::from(stream.names_total > *shown)
+}
+
+/// The start of a version: enough to tell two apart.
+fn short(version: &Option<String>) -> &str {
+    version.as_deref().map_or("–", |version| version.get(..10).unwrap_or(version))
+}
+
+/// The time of day of an RFC 3339 time; the date is in the tooltip.
+fn clock(time: &str) -> &str {
+    time.get(11..19).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_carry_whatever_was_searched_for() {
+        assert_eq!(encoded("a b&c=\"<ü"), "a%20b%26c%3D%22%3C%C3%BC");
+    }
+
+    #[test]
+    fn nonces_differ() {
+        assert_ne!(nonce(), nonce());
+    }
+}

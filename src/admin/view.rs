@@ -1,0 +1,208 @@
+//! What the page, `/debug` and `spiffe-sds status` show: plain values, read from the running server at one moment.
+//!
+//! Times are RFC 3339 in UTC. Nothing here has a field that could hold a private key or a token.
+
+mod client;
+mod identity;
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::actions::Actions;
+use crate::{
+    identity::{Availability, JwtSnapshot},
+    lifecycle::Readiness,
+    server::Streams,
+    source::SourceStatus,
+    telemetry::journal::{Entry, Journal, Weight},
+};
+
+pub use client::{Clients, Name, Stream, Totals};
+pub use identity::{Authority, Identity, Token, Trust, identities, tokens, trust};
+
+/// What is looked at. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Since when the server runs.
+    pub started: SystemTime,
+    /// For the first line of the page.
+    pub readiness: Readiness,
+    /// Where identities come from, by a name for people.
+    pub sources: Vec<(String, watch::Receiver<SourceStatus>)>,
+    /// What is in service.
+    pub identities: watch::Receiver<Availability>,
+    /// Tokens in service, and the keys that verify them.
+    pub tokens: watch::Receiver<std::sync::Arc<JwtSnapshot>>,
+    /// Who is connected.
+    pub streams: Streams,
+    /// What happened.
+    pub journal: Journal,
+    /// What an operator can do.
+    pub actions: Actions,
+}
+
+/// How a source does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its address; of several, the preferred one first.
+    pub name: String,
+    /// Of several, the one whose identities are in service.
+    pub active: Option<String>,
+    /// A session is open and has delivered usable data.
+    pub connected: bool,
+    /// When usable data last came.
+    pub last_update: Option<String>,
+    /// Failures since then.
+    pub consecutive_failures: u32,
+    /// The last failure with its causes.
+    pub last_error: Option<String>,
+    /// `transient`, `not_entitled` or `misconfigured`.
+    pub last_error_kind: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one an event.
+    pub sequence: u64,
+    /// The first time.
+    pub first: String,
+    /// The last time, if it happened more than once.
+    pub last: String,
+    /// How often.
+    pub count: u64,
+    /// `routine`, `notice` or `problem`.
+    pub weight: String,
+    /// A stable name.
+    pub event: String,
+    /// A resource name, SPIFFE ID or trust domain.
+    pub subject: String,
+    /// A version, or somebody's words.
+    pub detail: String,
+    /// The client or operator; the first of several.
+    pub who: String,
+}
+
+/// Some events.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// How many match.
+    pub matched: usize,
+    /// How many were passed over.
+    pub offset: usize,
+    /// Newest first.
+    pub events: Vec<Event>,
+}
+
+/// What an identity's or authority's validity says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// As it should be.
+    Valid,
+    /// Less than a third of its life is left: a source that renews in time has renewed by then.
+    Expiring,
+    /// Begins in the future.
+    NotYetValid,
+    /// Over.
+    Expired,
+}
+
+impl Life {
+    fn of(from: SystemTime, to: SystemTime, now: SystemTime) -> Self {
+        let life = to.duration_since(from).unwrap_or_default();
+        match to.duration_since(now) {
+            Err(_) => Self::Expired,
+            Ok(_) if now < from => Self::NotYetValid,
+            Ok(left) if left < life / 3 => Self::Expiring,
+            Ok(_) => Self::Valid,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Expiring => "expires soon",
+            Self::NotYetValid => "not yet valid",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Sight {
+    /// Every source.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Source> {
+        let source = |(name, status): &(String, watch::Receiver<SourceStatus>)| {
+            let status = status.borrow().clone();
+            Source {
+                name: name.clone(),
+                active: status.active.map(|active| active.to_string()),
+                connected: status.connected,
+                last_update: status.last_update.map(time),
+                consecutive_failures: status.consecutive_failures,
+                last_error: status.last_error.map(|error| error.to_string()),
+                last_error_kind: status.last_error_kind.map(|kind| kind.as_str().to_owned()),
+            }
+        };
+        self.sources.iter().map(source).collect()
+    }
+
+    /// The events that mention `text`, newest first.
+    #[must_use]
+    pub fn events(&self, text: &str, offset: usize, limit: usize) -> Events {
+        let text = text.to_lowercase();
+        let mentions = |entry: &Entry| {
+            let fields = [entry.kind, entry.weight.as_str(), &entry.subject, &entry.detail, &entry.who];
+            text.is_empty()
+                || fields.iter().any(|field| field.to_lowercase().contains(&text))
+                || time(entry.first).to_lowercase().contains(&text)
+        };
+        let (matched, entries) = self.journal.newest(mentions, offset, limit);
+        Events { matched, offset, events: entries.into_iter().map(Event::from).collect() }
+    }
+}
+
+impl From<Entry> for Event {
+    fn from(entry: Entry) -> Self {
+        Self {
+            sequence: entry.sequence,
+            first: time(entry.first),
+            last: time(entry.last),
+            count: entry.count,
+            weight: entry.weight.as_str().to_owned(),
+            event: entry.kind.to_owned(),
+            subject: entry.subject,
+            detail: entry.detail,
+            who: entry.who,
+        }
+    }
+}
+
+impl Event {
+    /// Whether somebody should look.
+    #[must_use]
+    pub fn is_problem(&self) -> bool {
+        self.weight == Weight::Problem.as_str()
+    }
+}
+
+/// RFC 3339 with milliseconds, UTC.
+pub(super) fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// RFC 3339 with seconds, UTC: for certificates.
+pub(super) fn seconds(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// The two largest units.
+pub(super) fn left(duration: Duration) -> String {
+    let full = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
+    full.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,69 @@
+//! Asking a running server over its admin socket.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// Bytes of an answer: a thousand streams with all that a client can say.
+const LONGEST: usize = 64 << 20;
+
+/// Which server is asked.
+#[derive(Debug, clap::Args)]
+#[group(id = "server")]
+pub(super) struct Args {
+    /// The admin socket of the server.
+    #[arg(long, value_name = "PATH", default_value = "/run/spiffe-sds/admin.sock", env = "SPIFFE_SDS_ADMIN")]
+    admin: PathBuf,
+}
+
+impl Args {
+    /// What `path` says.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        ask(&self.admin, "GET", path, String::new()).await
+    }
+
+    /// Does what `path` stands for.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, form: &[(&str, &str)]) -> anyhow::Result<T> {
+        let pair = |(key, value): &(&str, &str)| format!("{key}={}", encoded(value));
+        let body = form.iter().map(pair).collect::<Vec<_>>().join("&");
+        ask(&self.admin, "POST", path, body).await
+    }
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: String) -> anyhow::Result<T> {
+    let stream = UnixStream::connect(socket).await.with_context(|| {
+        format!("no server answers at {}; is it running, with this admin socket? (--admin)", socket.display())
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "localhost")
+        .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Full::new(bytes::Bytes::from(body)))?;
+    let response = sender.send_request(request).await.context("the server hung up")?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LONGEST).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        let said: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+        let reason = said.as_ref().and_then(|said| said.get("error")?.as_str()).unwrap_or("no reason was given");
+        bail!("the server refused ({}): {reason}", status.as_u16());
+    }
+    serde_json::from_slice(&body).context("the answer is not what this version expects; is the server another one?")
+}
+
+/// A value for a query or a form.
+pub(super) fn encoded(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}

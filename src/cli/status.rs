@@ -1,0 +1,239 @@
+//! `status`: who holds what, on the terminal.
+
+use std::{process::ExitCode, time::Duration};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+
+use super::admin::{self, encoded};
+use crate::admin::view::{Clients, Identity, Life, Source, Token, Trust};
+
+const HEADER: Style = Style::new().bold();
+const TITLE: Style = AnsiColor::Green.on_default().bold();
+const PLAIN: Style = Style::new();
+const GOOD: Style = AnsiColor::Green.on_default();
+const WARN: Style = AnsiColor::Yellow.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+
+/// Shows sources, identities and who holds what, of a running server.
+///
+/// Exit codes: 0 all is well; 1 a source is down, an SVID has expired, a client refused something, or no server answers.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = super::examples(&[
+    ("Is all well?", "spiffe-sds status"),
+    ("Follow a roll-out", "spiffe-sds status --watch"),
+    ("Who refused something, and why?", "spiffe-sds status --state error"),
+    ("For a script", "spiffe-sds status --json | jq '.clients.totals'"),
+]))]
+pub(super) struct Args {
+    #[command(flatten)]
+    server: admin::Args,
+    /// Only clients whose node, peer, names, versions or words contain this.
+    #[arg(value_name = "TEXT", default_value = "")]
+    search: String,
+    /// Only clients with a name in this state: synced, not_sent, stale or error.
+    #[arg(long, value_name = "STATE", default_value = "")]
+    state: String,
+    /// At most this many streams.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    limit: usize,
+    /// Prints JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Prints again whenever something changes, until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Everything at one moment.
+#[derive(Serialize)]
+struct Status {
+    good: bool,
+    sources: Vec<Source>,
+    identities: Vec<Identity>,
+    tokens: Vec<Token>,
+    trust_domains: Vec<Trust>,
+    clients: Clients,
+}
+
+#[derive(Deserialize)]
+struct Sources {
+    sources: Vec<Source>,
+}
+
+#[derive(Deserialize)]
+struct Identities {
+    identities: Vec<Identity>,
+    tokens: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+struct Domains {
+    trust_domains: Vec<Trust>,
+}
+
+#[derive(Deserialize)]
+struct News {
+    revision: u64,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut revision = if args.watch { args.server.get::<News>("/debug/revision?after=0").await?.revision } else { 0 };
+    loop {
+        let status = Status::read(&args).await?;
+        let text = if args.json { serde_json::to_string_pretty(&status)? + "\n" } else { status.tables() };
+        if args.watch && !args.json {
+            // Home, and clear what is below: no flicker, and what was on the screen before stays in its history.
+            super::print("\x1b[H\x1b[2J")?;
+        }
+        super::print(&text)?;
+        if !args.watch {
+            return Ok(if status.good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        // A rotation is thousands of changes and one picture.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        loop {
+            let now = args.server.get::<News>(&format!("/debug/revision?after={revision}")).await?.revision;
+            if std::mem::replace(&mut revision, now) != now {
+                break;
+            }
+        }
+    }
+}
+
+impl Status {
+    async fn read(args: &Args) -> anyhow::Result<Self> {
+        let Sources { sources } = args.server.get("/debug/sources").await?;
+        let Identities { identities, tokens } = args.server.get("/debug/identities").await?;
+        let Domains { trust_domains } = args.server.get("/debug/trust").await?;
+        let (text, state) = (encoded(&args.search), encoded(&args.state));
+        let query = format!("/debug/clients?q={text}&state={state}&limit={}", args.limit);
+        let clients: Clients = args.server.get(&query).await?;
+        let good = !identities.is_empty()
+            && sources.iter().all(|source| source.connected)
+            && identities.iter().all(|identity| identity.state != Life::Expired)
+            && clients.totals.error == 0;
+        Ok(Self { good, sources, identities, tokens, trust_domains, clients })
+    }
+
+    fn tables(&self) -> String {
+        let parts = [self.source_table(), self.identity_table(), self.trust_table(), self.client_table()];
+        parts.join("\n")
+    }
+
+    fn source_table(&self) -> String {
+        let rows = self.sources.iter().map(|source| {
+            let (state, style) = if source.connected { ("up", GOOD) } else { ("down", BAD) };
+            let update = source.last_update.clone().unwrap_or_else(|| "never".to_owned());
+            let error = source.last_error.clone().unwrap_or_default();
+            (style, vec![source.name.clone(), state.to_owned(), update, error])
+        });
+        table("Sources", &["SOURCE", "STATE", "LAST UPDATE", "ERROR"], rows.collect())
+    }
+
+    fn identity_table(&self) -> String {
+        let rows = self.identities.iter().map(|identity| {
+            let style = match identity.state {
+                Life::Valid => PLAIN,
+                Life::Expiring => WARN,
+                Life::NotYetValid | Life::Expired => BAD,
+            };
+            let cells = [
+                identity.spiffe_id.clone(),
+                identity.serial.clone(),
+                identity.not_after.clone(),
+                identity.left(),
+                identity.state.text().to_owned(),
+            ];
+            (style, cells.to_vec())
+        });
+        let tokens = self.tokens.iter().map(|token| {
+            let style = if token.state == "valid" { PLAIN } else { WARN };
+            let audience = token.audience.join(", ");
+            let expires = token.expires.clone().unwrap_or_default();
+            (
+                style,
+                vec![token.subject.clone(), format!("JWT for {audience}"), expires, String::new(), token.state.clone()],
+            )
+        });
+        table("Identities", &["IDENTITY", "SERIAL", "NOT AFTER", "LEFT", "STATE"], rows.chain(tokens).collect())
+    }
+
+    fn trust_table(&self) -> String {
+        let rows = self.trust_domains.iter().map(|domain| {
+            let first = domain.authorities.iter().min_by_key(|authority| authority.left_seconds);
+            let style = if first.is_none() { BAD } else { PLAIN };
+            let cells = [
+                domain.trust_domain.clone(),
+                domain.authorities.len().to_string(),
+                first.map(|first| first.not_after.clone()).unwrap_or_default(),
+                domain.jwt_keys.to_string(),
+            ];
+            (style, cells.to_vec())
+        });
+        table("Trust domains", &["TRUST DOMAIN", "AUTHORITIES", "FIRST NOT AFTER", "JWT KEYS"], rows.collect())
+    }
+
+    fn client_table(&self) -> String {
+        let mut rows = Vec::new();
+        for stream in &self.clients.streams {
+            for name in &stream.names {
+                let style = match name.state.as_str() {
+                    "error" => BAD,
+                    "stale" => WARN,
+                    _ => PLAIN,
+                };
+                let short = |version: &Option<String>| {
+                    version.as_deref().map_or("-", |version| version.get(..10).unwrap_or(version)).to_owned()
+                };
+                let cells = [
+                    line(&stream.node),
+                    line(&stream.peer),
+                    format!("{} {}", stream.service, stream.variant),
+                    line(&name.name),
+                    name.state.clone(),
+                    short(&name.held),
+                    short(&name.current),
+                    line(name.rejection.as_deref().unwrap_or_default()),
+                ];
+                rows.push((style, cells.to_vec()));
+            }
+        }
+        let totals = &self.clients.totals;
+        let title = format!(
+            "Clients: {} streams; names: {} synced, {} stale, {} not sent, {} rejected",
+            totals.streams, totals.synced, totals.stale, totals.not_sent, totals.error
+        );
+        let mut text =
+            table(&title, &["NODE", "PEER", "PROTOCOL", "NAME", "STATE", "HOLDS", "CURRENT", "REJECTION"], rows);
+        let shown = self.clients.streams.len();
+        if shown < self.clients.matched {
+            text.push_str(&format!("{shown} of {} streams; more with --limit\n", self.clients.matched));
+        }
+        text
+    }
+}
+
+/// A client's words, without what a terminal would obey.
+fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(120).collect()
+}
+
+fn table(title: &str, header: &[&str], rows: Vec<(Style, Vec<String>)>) -> String {
+    if rows.is_empty() {
+        return format!("{TITLE}{title}{TITLE:#}\nnone\n");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    let styles: Vec<_> = rows.iter().map(|(style, _)| *style).collect();
+    table.add_rows(rows.into_iter().map(|(_, cells)| cells));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut text = format!("{TITLE}{title}{TITLE:#}\n");
+    for (row, style) in table.lines().zip(std::iter::once(HEADER).chain(styles)) {
+        text.push_str(&format!("{style}{}{style:#}\n", row.trim_end()));
+    }
+    text
+}

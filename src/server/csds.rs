@@ -1,0 +1,163 @@
+//! `envoy.service.status.v3.ClientStatusDiscoveryService`, the control plane's side: which client holds which version of
+//! what, and who refused what in which words.
+//!
+//! Contents are never attached, so there is nothing to redact. One client has many streams; they are put together by
+//! peer and `node.id`.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use envoy_types::pb::{
+    envoy::{
+        admin::v3::UpdateFailureState,
+        config::core::v3::Node,
+        service::status::v3::{
+            ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
+            client_config::GenericXdsConfig,
+            client_status_discovery_service_server::{
+                ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer,
+            },
+        },
+        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+    },
+    google::protobuf::Timestamp,
+};
+use futures_util::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Peer,
+    registry::{NameView, State, StreamView, Streams},
+};
+use crate::xds::SECRET_TYPE_URL;
+
+/// Bytes of one request; it holds matchers and nothing else of use.
+const REQUEST: usize = 64 << 10;
+
+/// The service, for the admin listener.
+#[must_use]
+pub fn service(streams: Streams) -> ClientStatusDiscoveryServiceServer<impl ClientStatusDiscoveryService> {
+    ClientStatusDiscoveryServiceServer::new(Csds { streams }).max_decoding_message_size(REQUEST)
+}
+
+struct Csds {
+    streams: Streams,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ClientStatusDiscoveryService for Csds {
+    type StreamClientStatusStream = Answers;
+
+    async fn stream_client_status(
+        &self,
+        request: Request<Streaming<ClientStatusRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let streams = self.streams.clone();
+        let answers = request.into_inner().map(move |request| answer(&streams, &request?));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch_client_status(
+        &self,
+        request: Request<ClientStatusRequest>,
+    ) -> Result<Response<ClientStatusResponse>, Status> {
+        answer(&self.streams, request.get_ref()).map(Response::new)
+    }
+}
+
+/// One client: who it is by the kernel's word, and who it says it is.
+type Key = (String, String);
+
+fn answer(streams: &Streams, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+    let matchers: Vec<_> = request.node_matchers.iter().map(matcher).collect::<Result<_, _>>()?;
+    let mut clients: BTreeMap<Key, (String, BTreeMap<String, NameView>)> = BTreeMap::new();
+    for stream in streams.all() {
+        let node = &stream.client.node;
+        if !matchers.is_empty() && !matchers.iter().any(|matches| matches(node)) {
+            continue;
+        }
+        let (_, names) = clients
+            .entry((scope(&stream), node.clone()))
+            .or_insert_with(|| (stream.client.cluster.clone(), BTreeMap::new()));
+        for name in stream.names {
+            let key = name.name.to_string();
+            match names.get(&key) {
+                Some(other) if other.state >= name.state => {}
+                _ => {
+                    names.insert(key, name);
+                }
+            }
+        }
+    }
+    let client = |((scope, id), (cluster, names)): (Key, (String, BTreeMap<String, NameView>))| ClientConfig {
+        node: Some(Node { id, cluster, ..Node::default() }),
+        generic_xds_configs: names.into_iter().map(|(name, view)| config(name, &view)).collect(),
+        client_scope: scope,
+        ..ClientConfig::default()
+    };
+    Ok(ClientStatusResponse { config: clients.into_iter().map(client).collect() })
+}
+
+/// The peer without what differs between its connections.
+fn scope(stream: &StreamView) -> String {
+    match stream.client.peer {
+        Peer::Address(address) => address.ip().to_string(),
+        process @ Peer::Process { .. } => process.to_string(),
+    }
+}
+
+fn config(name: String, view: &NameView) -> GenericXdsConfig {
+    let status = match view.state {
+        State::Synced => ConfigStatus::Synced,
+        State::NotSent => ConfigStatus::NotSent,
+        State::Stale => ConfigStatus::Stale,
+        State::Error => ConfigStatus::Error,
+    };
+    let version = || view.held.as_ref().map(ToString::to_string).unwrap_or_default();
+    let error = view.rejection.as_ref().map(|words| UpdateFailureState {
+        details: words.to_string(),
+        version_info: version(),
+        ..UpdateFailureState::default()
+    });
+    GenericXdsConfig {
+        type_url: SECRET_TYPE_URL.to_owned(),
+        name,
+        version_info: version(),
+        last_updated: view.sent.map(timestamp),
+        config_status: status.into(),
+        error_state: error,
+        ..GenericXdsConfig::default()
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }
+}
+
+type Matches = Box<dyn Fn(&str) -> bool>;
+
+/// What a matcher of nodes says of a `node.id`.
+fn matcher(matcher: &NodeMatcher) -> Result<Matches, Status> {
+    if !matcher.node_metadatas.is_empty() {
+        return Err(Status::invalid_argument("node metadata is not kept; match node_id instead"));
+    }
+    let Some(StringMatcher { ignore_case, match_pattern: Some(pattern) }) = matcher.node_id.clone() else {
+        return Ok(Box::new(|_| true));
+    };
+    let fold = move |text: &str| if ignore_case { text.to_lowercase() } else { text.to_owned() };
+    Ok(match pattern {
+        MatchPattern::Exact(text) => Box::new(move |node| fold(node) == fold(&text)),
+        MatchPattern::Prefix(text) => Box::new(move |node| fold(node).starts_with(&fold(&text))),
+        MatchPattern::Suffix(text) => Box::new(move |node| fold(node).ends_with(&fold(&text))),
+        MatchPattern::Contains(text) => Box::new(move |node| fold(node).contains(&fold(&text))),
+        MatchPattern::SafeRegex(_) | MatchPattern::Custom(_) => {
+            return Err(Status::invalid_argument("node_id can be matched by exact, prefix, suffix and contains only"));
+        }
+    })
+}

@@ -1,0 +1,62 @@
+//! What a publisher hands to streams, and how it shows that it is alive.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::secret::{Flavour, View};
+
+/// What a stream follows.
+#[derive(Clone, Debug)]
+pub(in crate::server) enum Feed {
+    /// The newest resources, and when and how they came.
+    Live(Arc<View>, Arrival),
+    /// The server is going away: end in good order.
+    Closing,
+}
+
+/// When what streams are to send came from the source, and whether it had to wait for its turn in a rollout.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct Arrival {
+    pub(in crate::server) since: Instant,
+    pub(in crate::server) held: bool,
+}
+
+/// The feeds of one workload, one a flavour.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Feeds {
+    pub(super) spiffe: watch::Receiver<Feed>,
+    pub(super) plain: watch::Receiver<Feed>,
+}
+
+impl Feeds {
+    /// The feed for clients of this flavour.
+    #[must_use]
+    pub(in crate::server) fn of(&self, flavour: Flavour) -> watch::Receiver<Feed> {
+        match flavour {
+            Flavour::Spiffe => self.spiffe.clone(),
+            Flavour::Plain => self.plain.clone(),
+        }
+    }
+}
+
+/// Asks a publisher for a sign of life.
+#[derive(Clone, Debug)]
+pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Pulse {
+    /// Whoever takes the senders out of the receiver, and answers on them, is alive.
+    pub(super) fn new() -> (Self, mpsc::Receiver<oneshot::Sender<()>>) {
+        let (ask, asked) = mpsc::channel(1);
+        (Self(ask), asked)
+    }
+
+    /// Whether the publisher still takes its turns. Waits for as long as that takes: give it a bound.
+    pub async fn beats(&self) -> bool {
+        let (beat, felt) = oneshot::channel();
+        self.0.send(beat).await.is_ok() && felt.await.is_ok()
+    }
+}

@@ -1,0 +1,312 @@
+//! Who is connected and what each has: one small cell a stream, written by the stream when something changes and read
+//! by whoever looks. Streams never wait for readers longer than it takes to copy one cell.
+
+mod search;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Context,
+    time::SystemTime,
+};
+
+use futures_util::task::AtomicWaker;
+
+use super::observe::Client;
+use crate::xds::{Lookup, ResourceName, ResourceSet, Status, Subscription, Version};
+
+pub use search::{Counts, Found, Query};
+
+/// Every live stream. Clones are the same list.
+#[derive(Clone, Default)]
+pub struct Streams(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    opened: AtomicU64,
+    live: Mutex<BTreeMap<u64, Arc<Cell>>>,
+}
+
+/// How a name stands with a client, in the words of the Client Status Discovery Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// The client has taken what there is.
+    Synced,
+    /// There is nothing to send, or it has not been sent yet.
+    NotSent,
+    /// Sent and not answered, or what the client has taken is no longer the newest.
+    Stale,
+    /// The client refused it, and has not taken other content since.
+    Error,
+}
+
+impl State {
+    /// Every state, the best first.
+    pub const ALL: [Self; 4] = [Self::Synced, Self::NotSent, Self::Stale, Self::Error];
+
+    /// How JSON and the page spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::NotSent => "not_sent",
+            Self::Stale => "stale",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One stream as of one moment.
+#[derive(Clone, Debug)]
+pub struct StreamView {
+    /// Unique in the life of the process; grows in the order of opening.
+    pub id: u64,
+    /// Who.
+    pub client: Arc<Client>,
+    /// Since when.
+    pub opened: SystemTime,
+    /// What it wants, by name.
+    pub names: Vec<NameView>,
+}
+
+/// One name that a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameView {
+    /// As asked.
+    pub name: ResourceName,
+    /// How it stands.
+    pub state: State,
+    /// What was sent last, or what the client said that it holds.
+    pub held: Option<Version>,
+    /// What there is for it now.
+    pub current: Option<Version>,
+    /// When it was last sent on this stream.
+    pub sent: Option<SystemTime>,
+    /// When the client last took it.
+    pub acked: Option<SystemTime>,
+    /// The client's words, when it refused it.
+    pub rejection: Option<Arc<str>>,
+}
+
+/// One stream's place in the list; leaves it when dropped.
+pub(super) struct Seat {
+    cell: Arc<Cell>,
+    streams: Streams,
+}
+
+struct Cell {
+    id: u64,
+    opened: SystemTime,
+    asked: AtomicBool,
+    waker: AtomicWaker,
+    view: Mutex<View>,
+}
+
+struct View {
+    client: Arc<Client>,
+    /// What the stream looked at last.
+    now: Option<Arc<ResourceSet>>,
+    /// Sorted by name.
+    rows: Vec<Row>,
+    resend: Option<Resend>,
+}
+
+#[derive(Clone)]
+struct Row {
+    name: ResourceName,
+    held: Option<Version>,
+    status: Status,
+    sent: Option<SystemTime>,
+    acked: Option<SystemTime>,
+    /// What was refused, in which words. Until other content is taken.
+    rejected: Option<Box<(Version, Arc<str>)>>,
+}
+
+impl Row {
+    fn new(name: ResourceName) -> Self {
+        Self { name, held: None, status: Status::NotSent, sent: None, acked: None, rejected: None }
+    }
+}
+
+/// What an operator wants sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resend {
+    Everything,
+    Name(ResourceName),
+}
+
+impl Streams {
+    pub(super) fn open(&self, client: Arc<Client>) -> Seat {
+        let id = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let view = View { client, now: None, rows: Vec::new(), resend: None };
+        let cell = Arc::new(Cell {
+            id,
+            opened: SystemTime::now(),
+            asked: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            view: Mutex::new(view),
+        });
+        self.live().insert(id, cell.clone());
+        Seat { cell, streams: self.clone() }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.live().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes streams send again what they hold: those of clients whose `node.id` is `node`, or of all; `name` alone, or
+    /// everything. Rejected content is sent again too. Says how many streams that concerns.
+    pub fn resend(&self, node: Option<&str>, name: Option<&str>) -> usize {
+        let mut concerned = 0;
+        for cell in self.cells() {
+            let mut view = cell.view();
+            let of_node = node.is_none_or(|node| view.client.node == node);
+            if !of_node || !view.rows.iter().any(|row| name.is_none_or(|name| row.name.as_str() == name)) {
+                continue;
+            }
+            view.resend = Some(match (view.resend.take(), name) {
+                (None, Some(name)) => Resend::Name(name.into()),
+                (Some(Resend::Name(before)), Some(name)) if before.as_str() == name => Resend::Name(before),
+                _ => Resend::Everything,
+            });
+            drop(view);
+            cell.asked.store(true, Ordering::Release);
+            cell.waker.wake();
+            concerned += 1;
+        }
+        concerned
+    }
+
+    fn cells(&self) -> Vec<Arc<Cell>> {
+        self.live().values().cloned().collect()
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Cell>>> {
+        // A panic elsewhere cannot leave the map half-written.
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// The client has said who it is.
+    pub(super) fn is(&self, client: Arc<Client>) {
+        self.cell.view().client = client;
+    }
+
+    /// The names of interest may be others than before.
+    pub(super) fn wants(&self, subscription: &Subscription) {
+        let mut view = self.cell.view();
+        let mut before = std::mem::take(&mut view.rows).into_iter().peekable();
+        let mut rows = Vec::with_capacity(subscription.names());
+        for (name, held, status) in subscription.statuses() {
+            while before.next_if(|row| row.name < *name).is_some() {}
+            let known = before.next_if(|row| row.name == *name);
+            let known = known.unwrap_or_else(|| Row::new(name.clone()));
+            rows.push(Row { held: held.cloned(), status, ..known });
+        }
+        view.rows = rows;
+    }
+
+    /// What the stream looks at.
+    pub(super) fn sees(&self, now: &Arc<ResourceSet>) {
+        self.cell.view().now = Some(now.clone());
+    }
+
+    pub(super) fn sent(&self, name: &ResourceName, version: &Version) {
+        let mut view = self.cell.view();
+        let row = match view.rows.binary_search_by(|row| row.name.cmp(name)) {
+            Ok(at) => view.rows.get_mut(at),
+            // A wildcard has come to include it.
+            Err(at) => {
+                view.rows.insert(at, Row::new(name.clone()));
+                view.rows.get_mut(at)
+            }
+        };
+        let Some(row) = row else { return };
+        row.status = Status::Sent;
+        row.held = Some(version.clone());
+        row.sent = Some(SystemTime::now());
+    }
+
+    pub(super) fn acked(&self, name: &ResourceName, version: &Version) {
+        self.answered(name, version, |row| {
+            row.acked = Some(SystemTime::now());
+            row.status = Status::Acked;
+            // Envoy acknowledges the bytes that it has just refused when it sees them again.
+            row.rejected.take_if(|rejected| rejected.0 != *version);
+        });
+    }
+
+    pub(super) fn nacked(&self, name: &ResourceName, version: &Version, detail: &str) {
+        self.answered(name, version, |row| {
+            row.rejected = Some(Box::new((version.clone(), Arc::from(detail))));
+        });
+    }
+
+    fn answered(&self, name: &ResourceName, version: &Version, change: impl FnOnce(&mut Row)) {
+        let mut view = self.cell.view();
+        let found = view.rows.binary_search_by(|row| row.name.cmp(name)).ok();
+        if let Some(row) = found.and_then(|at| view.rows.get_mut(at))
+            && row.held.as_ref() == Some(version)
+        {
+            change(row);
+        }
+    }
+
+    /// What an operator wants sent again, if anything; wakes the task of `cx` when that changes.
+    pub(super) fn asked(&self, cx: &Context<'_>) -> Option<Resend> {
+        self.cell.waker.register(cx.waker());
+        if self.cell.asked.swap(false, Ordering::Acquire) { self.cell.view().resend.take() } else { None }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.streams.live().remove(&self.cell.id);
+    }
+}
+
+impl Cell {
+    fn view(&self) -> MutexGuard<'_, View> {
+        // Every change is complete in itself.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Row {
+    fn view(&self, now: Option<&ResourceSet>) -> NameView {
+        let current = now.and_then(|now| match now.lookup(self.name.as_str()) {
+            Lookup::Available(resource) => Some(resource.version().clone()),
+            Lookup::Withheld | Lookup::Absent | Lookup::Impossible => None,
+        });
+        let rejection = self.rejected.as_ref().map(|rejected| rejected.1.clone());
+        let state = match &self.status {
+            _ if rejection.is_some() => State::Error,
+            Status::NotSent => State::NotSent,
+            Status::Acked if current.is_none() || current == self.held => State::Synced,
+            Status::Acked | Status::Sent | Status::Rejected(_) => State::Stale,
+        };
+        let (name, held) = (self.name.clone(), self.held.clone());
+        NameView { name, state, held, current, sent: self.sent, acked: self.acked, rejection }
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Streams({})", self.len())
+    }
+}

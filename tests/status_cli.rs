@@ -1,0 +1,66 @@
+//! `status`, `resend` and `log-level` against a running server.
+#![cfg(feature = "dev-issuer")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "admin/fixture.rs"]
+#[allow(dead_code, reason = "shared with other files")]
+mod fixture;
+mod support;
+
+use std::process::Output;
+
+use fixture::Site;
+use support::{world::bounded, xds::Sotw};
+
+async fn run(site: &Site, args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = bounded(
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
+            .env_clear()
+            .env("SPIFFE_SDS_ADMIN", site.socket())
+            .args(args)
+            .output(),
+    )
+    .await
+    .unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[tokio::test]
+async fn the_table_tells_who_refused_what() {
+    let site = Site::ready(&[]).await;
+    let (code, text, _) = run(&site, &["status"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for word in ["Sources", "up", "spiffe://domain.test/workload", "valid", "0 streams"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+    let mut envoy = Sotw::secrets(&site.xds().await).await;
+    envoy.subscribe(["default"]).await;
+    envoy.expect(["default"]).await;
+    envoy.nack("no \u{1b}[31msuch curve").await;
+    site.until("/debug/clients?state=error", |answer| answer.body.contains("such curve")).await;
+    let (code, text, _) = run(&site, &["status", "--state", "error", "--color", "never"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("envoy-1") && text.contains("such curve") && !text.contains('\u{1b}'), "{text}");
+    let (code, text, _) = run(&site, &["status", "--json", "nobody"]).await;
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &json["good"], &json["clients"]["matched"]), (Some(1), &false.into(), &0.into()));
+    let (code, text, _) = run(&site, &["resend", "--node", "envoy-1"]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "sending again on 1 streams\n"));
+    envoy.expect(["default"]).await;
+    assert_eq!(run(&site, &["resend", "--node", "nobody"]).await.0, Some(1));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said() {
+    let site = Site::ready(&[]).await;
+    let (code, _, error) = run(&site, &["refresh-tokens"]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("(501)") && error.contains("no token"), "{error}");
+    let (_, _, error) = run(&site, &["status", "--state", "sideways"]).await;
+    assert!(error.contains("state is none of"), "{error}");
+    let (code, _, error) = run(&site, &["status", "--admin", "/nowhere.sock"]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no server answers at /nowhere.sock"), "{error}");
+    site.stop().await;
+}
