@@ -29,8 +29,6 @@ use axum::{
     Router,
     routing::{get, post},
 };
-use thiserror::Error;
-use tokio::task::JoinError;
 
 use crate::{
     lifecycle::Readiness,
@@ -62,17 +60,6 @@ impl Default for Config {
         let starved_after = Duration::from_secs(30);
         Self { listeners: Vec::new(), required: true, allow_public: false, hosts: Vec::new(), starved_after }
     }
-}
-
-/// Why the admin listener ended that was not told to.
-#[derive(Debug, Error)]
-pub enum AdminError {
-    /// A task panicked.
-    #[error("the admin listener failed; this is a bug, please report it with the log")]
-    Failed(#[source] JoinError),
-    /// A task returned.
-    #[error("the admin listener ended unexpectedly; this is a bug, please report it with the log")]
-    Ended,
 }
 
 /// What the pages show.

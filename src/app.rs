@@ -14,11 +14,11 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 
 use crate::{
-    admin::{Admin, AdminError, actions::Actions, view::Sight},
+    admin::{Admin, actions::Actions, view::Sight},
     config::{Config, Sources},
     hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
-    lifecycle::Readiness,
+    lifecycle::{PartError, Readiness},
     output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
     source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
@@ -44,10 +44,10 @@ pub enum AppError {
     Server(#[from] ServerError),
     /// The bundle endpoint failed.
     #[error("the bundle endpoint failed")]
-    Bundles(#[source] ServerError),
+    Bundles(#[source] PartError),
     /// The admin listener failed.
     #[error("the admin listener failed")]
-    Admin(#[from] AdminError),
+    Admin(#[source] PartError),
     /// A task beside the server failed.
     #[error("a part of the program failed; this is a bug, please report it with the log")]
     Task(#[source] tokio::task::JoinError),

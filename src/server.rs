@@ -4,6 +4,7 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
+pub(crate) mod accept;
 mod authority;
 pub mod bundles;
 mod connection;
@@ -12,6 +13,7 @@ mod drive;
 mod fetch;
 mod flood;
 mod health;
+pub(crate) mod http;
 mod inbound;
 pub mod listen;
 mod live;
@@ -34,7 +36,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use bundles::BundleEndpoint;
-pub(crate) use connection::{ACCEPT_PAUSE, Io, accept};
 pub use listen::{Bound, ListenError};
 pub use live::Steering;
 pub use observe::{Client, StreamEvent};
@@ -44,7 +45,7 @@ pub use registry::Streams;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
-    lifecycle::{Latch, Readiness},
+    lifecycle::{self, Latch, PartError, Readiness},
     secret::{self, Flavour, NodeNames, SecretCatalog},
     systemd::Handed,
     telemetry::{
@@ -53,7 +54,8 @@ use crate::{
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
-use connection::Acceptor;
+use accept::accept;
+use connection::Clients;
 use flood::Floods;
 use listen::Socket;
 use live::Settings;
@@ -121,12 +123,9 @@ impl Default for Limits {
 /// Why a server ended that was not told to.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// A task panicked.
-    #[error("a part of the server failed; this is a bug, please report it with the log")]
-    Failed(#[source] tokio::task::JoinError),
-    /// A task returned, because the identities it follows are gone.
-    #[error("a part of the server ended unexpectedly; this is a bug, please report it with the log")]
-    Ended,
+    /// A part of it ended.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// What reflection should tell does not fit together.
     #[error("the protocol descriptions are broken; this is a bug of the build, please report it with the log")]
     Descriptors(#[source] tonic_reflection::server::Error),
@@ -313,8 +312,8 @@ impl Server {
         for socket in self.sockets {
             let (settings, routes) = (settings.clone(), routes.clone());
             let metrics = self.shared.metrics.clone();
-            let acceptor = Acceptor { settings, routes, slots: slots.clone(), drain: stop.clone(), metrics };
-            tasks.spawn(acceptor.run(socket));
+            let clients = Clients { settings, routes, drain: stop.clone(), metrics };
+            tasks.spawn(accept(socket, clients, slots.clone(), stop.clone()));
         }
         let listening = self.listening;
         listening.ready();
@@ -325,18 +324,7 @@ impl Server {
                 listening.pending("draining");
             }
         });
-        let mut failure = None;
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                failure = Some(ServerError::Failed(error));
-            } else if !stop.is_cancelled() {
-                failure.get_or_insert(ServerError::Ended);
-            }
-            // One part less is no server: better restarted than half alive.
-            if failure.is_some() {
-                stop.cancel();
-            }
-        }
-        failure.map_or(Ok(()), Err)
+        // One part less is no server: better restarted than half alive.
+        Ok(lifecycle::together(tasks, &stop).await?)
     }
 }

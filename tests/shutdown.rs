@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use spiffe_sds::{
     identity::Availability,
+    lifecycle::PartError,
     secret,
     server::{Config, Server, ServerError},
 };
@@ -125,7 +126,7 @@ async fn the_loss_of_the_source_of_identities_is_loud() {
     let (states, watched) = watch::channel(Availability::Pending);
     let running = tokio::spawn(server.run(watched, CancellationToken::new()));
     drop(states);
-    assert!(matches!(bounded(running).await.unwrap(), Err(ServerError::Ended)));
+    assert!(matches!(bounded(running).await.unwrap(), Err(ServerError::Part(PartError::Ended))));
 }
 
 #[tokio::test]

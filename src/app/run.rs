@@ -58,7 +58,7 @@ impl App {
         }
         served?;
         bundles.map_err(AppError::Bundles)?;
-        administered?;
+        administered.map_err(AppError::Admin)?;
         tracing::info!("stopped");
         Ok(())
     }

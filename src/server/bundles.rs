@@ -27,14 +27,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ServerError,
+    accept::accept,
     listen::{self, Bound, ListenError, Socket},
 };
 use crate::{
     identity::{Availability, JwtSnapshot},
+    lifecycle::{self, PartError},
     systemd::Handed,
 };
-use connection::Acceptor;
+use connection::Verifiers;
 use pages::{Known, Pages, Renderer};
 
 /// How long the X.509 part of a SPIFFE bundle waits for the JWT keys after a start: without them the bundle says that
@@ -97,13 +98,13 @@ impl BundleEndpoint {
     /// only waits.
     ///
     /// # Errors
-    /// [`ServerError`] when a part of the endpoint ended though nobody asked for it; the rest is drained first.
+    /// [`PartError`] when a part of the endpoint ended though nobody asked for it; the rest is drained first.
     pub async fn run(
         self,
         x509: watch::Receiver<Availability>,
         jwt: watch::Receiver<Arc<JwtSnapshot>>,
         stop: CancellationToken,
-    ) -> Result<(), ServerError> {
+    ) -> Result<(), PartError> {
         if self.sockets.is_empty() {
             stop.cancelled().await;
             return Ok(());
@@ -115,21 +116,10 @@ impl BundleEndpoint {
         tasks.spawn(follow(Renderer::new(self.config.refresh_hint), x509, jwt, publish, stop.clone()));
         for socket in self.sockets {
             let (pages, slots, drain) = (pages.clone(), slots.clone(), stop.clone());
-            let acceptor = Acceptor { pages, slots, drain, deadline: self.drain_deadline };
-            tasks.spawn(acceptor.run(socket));
+            let verifiers = Verifiers { pages, drain: drain.clone(), drain_deadline: self.drain_deadline };
+            tasks.spawn(accept(socket, verifiers, slots, drain));
         }
-        let mut failure = None;
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                failure = Some(ServerError::Failed(error));
-            } else if !stop.is_cancelled() {
-                failure.get_or_insert(ServerError::Ended);
-            }
-            if failure.is_some() {
-                stop.cancel();
-            }
-        }
-        failure.map_or(Ok(()), Err)
+        lifecycle::together(tasks, &stop).await
     }
 }
 

@@ -1,8 +1,7 @@
-//! Connections: accepting them for ever, serving each, and ending all of them in time.
+//! Connections of xDS clients.
 
 use std::{
     io::{self, Cursor},
-    sync::Arc,
     time::Duration,
 };
 
@@ -13,16 +12,19 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join},
-    net::{TcpStream, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{Config, authority::Authority, listen::Socket, live::Settings, peer::Peer};
+use super::{
+    Config,
+    accept::{Io, Serve},
+    authority::Authority,
+    live::Settings,
+    peer::Peer,
+};
 use crate::telemetry::metrics::StreamMetrics;
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
@@ -32,8 +34,6 @@ const POST: &[u8] = b"POST ";
 /// How long a new connection may take to say that much. Until it has, `hyper` neither pings it nor drains it, so a
 /// client that never speaks would hold its place for ever and every shutdown until the deadline.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(10);
-/// A pause after an accept failed for lack of file descriptors, so that the loop does not spin.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests are tiny, but every unread acknowledgement counts against half of this in `h2`'s budget for small frames.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What one client can make us buffer on one stream before it is read.
@@ -42,65 +42,16 @@ const STREAM_WINDOW: u32 = 64 << 10;
 /// Header fields of one HTTP/1.1 request.
 const HTTP1_HEADERS: usize = 64;
 
-/// What every connection needs.
-pub(super) struct Acceptor {
+/// Serves xDS clients.
+pub(super) struct Clients {
     pub(super) settings: Settings,
     pub(super) routes: Routes,
-    pub(super) slots: Arc<Semaphore>,
-    /// Stop accepting and tell connections to finish.
     pub(super) drain: CancellationToken,
     pub(super) metrics: StreamMetrics,
 }
 
-impl Acceptor {
-    /// Accepts until the drain begins, then waits for the connections, the deadline at the latest.
-    pub(super) async fn run(self, mut socket: Socket) {
-        let mut connections = JoinSet::new();
-        loop {
-            // A finished connection must not stay in the set.
-            while connections.try_join_next().is_some() {}
-            let accepted = tokio::select! {
-                () = self.drain.cancelled() => break,
-                accepted = accept(&mut socket) => accepted,
-            };
-            match accepted {
-                Ok((io, peer)) => {
-                    // Asked for only now: a listener that waits for clients must not keep a place from the others.
-                    let Some(slot) = self.slot(peer).await else { break };
-                    let serve = self.serve(io, peer);
-                    connections.spawn(async move {
-                        serve.await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, listener = %socket.bound(), "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-        // The file goes first: who connects from now on is refused at once instead of waiting for nobody.
-        drop(socket);
-        let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(self.settings.now().config.drain_deadline, all).await.is_err() {
-            tracing::warn!("connections did not finish before the drain deadline, closing them");
-        }
-    }
-
-    /// A place for one more connection, when there is one; `None` when the drain begins first.
-    async fn slot(&self, peer: Peer) -> Option<OwnedSemaphorePermit> {
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            return Some(slot);
-        }
-        let limit = self.settings.limits().connections;
-        tracing::warn!(%peer, limit, "connection waits, there are as many as there may be");
-        tokio::select! {
-            () = self.drain.cancelled() => None,
-            slot = self.slots.clone().acquire_owned() => slot.ok(),
-        }
-    }
-
-    fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + use<> {
+impl Serve for Clients {
+    fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
         let (live, routes, drain) = (self.settings.now(), self.routes.clone(), self.drain.clone());
         let meter = self.metrics.connect(peer.class());
         async move {
@@ -120,32 +71,9 @@ impl Acceptor {
             }
         }
     }
-}
 
-/// A connection of either kind.
-pub(crate) enum Io {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-/// The next connection, and who is on its other end.
-pub(crate) async fn accept(socket: &mut Socket) -> io::Result<(Io, Peer)> {
-    match socket {
-        Socket::Unix(unix) => {
-            let stream = unix.accept().await?;
-            let credentials = stream.peer_cred()?;
-            let peer = Peer::Process {
-                pid: credentials.pid().unwrap_or_default(),
-                uid: credentials.uid(),
-                gid: credentials.gid(),
-            };
-            Ok((Io::Unix(stream), peer))
-        }
-        Socket::Tcp(listener, _) => {
-            let (stream, address) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            Ok((Io::Tcp(stream), Peer::Address(address)))
-        }
+    fn drain_deadline(&self) -> Duration {
+        self.settings.now().config.drain_deadline
     }
 }
 

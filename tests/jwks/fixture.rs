@@ -21,8 +21,9 @@ use spiffe_sds::{
     identity::{
         Availability, IdentitySnapshot, IdentityStore, JwtBundle, JwtSnapshot, TrustBundle, TrustDomain, Workload,
     },
+    lifecycle::PartError,
     server::{
-        Bound, BundleEndpoint, ServerError,
+        Bound, BundleEndpoint,
         bundles::Config,
         listen::{self, UnixConfig},
     },
@@ -43,7 +44,7 @@ pub(crate) struct Served {
     pub(crate) dir: TempDir,
     pub(crate) store: IdentityStore,
     pub(crate) stop: CancellationToken,
-    pub(crate) running: JoinHandle<Result<(), ServerError>>,
+    pub(crate) running: JoinHandle<Result<(), PartError>>,
     bound: Vec<Bound>,
 }
 
