@@ -28,6 +28,7 @@ use crate::{
     detached,
     identity::{Availability, Hint, JwtRequest, JwtSnapshot, SpiffeId},
     source::backoff::{self, Backoff},
+    telemetry::logs,
 };
 use generation::Written;
 use render::Described;
@@ -232,7 +233,7 @@ impl Output {
 
     fn failure(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
-        let error: Arc<str> = event::chain(failure).into();
+        let error: Arc<str> = logs::chain(failure).into();
         let news = self.failed.as_ref() != Some(&error);
         self.failed = Some(error.clone());
         let directory = self.config.directory.as_path().into();

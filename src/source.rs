@@ -32,7 +32,10 @@ use std::{
 use futures_util::stream::BoxStream;
 use tonic::Code;
 
-use crate::identity::{IdentitySnapshot, SpiffeId, Workload};
+use crate::{
+    identity::{IdentitySnapshot, SpiffeId, Workload},
+    telemetry::logs,
+};
 use decode::{DecodeError, jwt::JwtError};
 use files::FilesError;
 
@@ -197,18 +200,7 @@ impl SourceError {
     /// The message and those of its causes, in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // Transport errors like to repeat their cause in their own message.
-            if !text.ends_with(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
-        }
-        text
+        logs::chain(self)
     }
 }
 

@@ -1,7 +1,6 @@
 //! The task of one callback: takes events in, asks the plan, starts attempts, and reports what becomes of them.
 
 use std::{
-    error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +18,7 @@ use super::{
     plan::{Plan, Run, Verdict},
     signal, webhook,
 };
+use crate::telemetry::logs;
 
 struct Worker {
     config: Arc<Config>,
@@ -118,7 +118,7 @@ impl Worker {
                     Verdict::Retry(delay) => Some(delay),
                     Verdict::Superseded | Verdict::GivenUp => None,
                 };
-                HookEvent::Failed { hook, on, attempt, error: chain(&error).into(), retry_in }
+                HookEvent::Failed { hook, on, attempt, error: logs::chain(&error).into(), retry_in }
             }
         };
         event::report(&self.events, outcome);
@@ -150,19 +150,4 @@ async fn attempt(config: &Config, run: &Run, stop: &CancellationToken) -> Result
 
 async fn bounded<T>(bound: Duration, work: impl Future<Output = T>) -> Result<T, ActionError> {
     timeout(bound, work).await.map_err(|_| ActionError::Timeout(bound))
-}
-
-/// The message and those of its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! What becomes of files, as typed events and log lines.
 
-use std::{error::Error, path::Path, sync::Arc, time::SystemTime};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use tokio::sync::broadcast;
 
@@ -68,19 +68,4 @@ pub(super) fn report(events: &broadcast::Sender<OutputEvent>, event: OutputEvent
     }
     // Nobody listening is fine.
     let _ = events.send(event);
-}
-
-/// The message and those of its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{POLL, http};
+use crate::telemetry::logs;
 
 /// The admin interface of one Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +241,7 @@ impl Admin {
         let answer = answer.map_err(|error| Error::Unreachable {
             address: self.address,
             path: path.to_owned(),
-            detail: http::chain(&error),
+            detail: logs::chain(&error),
         })?;
         if answer.status().is_success() {
             return Ok(answer.into_body());

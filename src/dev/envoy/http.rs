@@ -72,14 +72,3 @@ pub(super) async fn request(
     let exchange = async { Connection::open(address).await?.send(method, path).await };
     tokio::time::timeout(bound, exchange).await.map_err(|_| Error::Timeout(bound))?
 }
-
-/// An error with its causes, for counters and messages that have no place for a chain.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

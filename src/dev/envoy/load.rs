@@ -10,7 +10,8 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::http::{self, Connection};
+use super::http::Connection;
+use crate::telemetry::logs;
 
 /// A load to put on a listener: each worker sends a request, reads the whole answer, and sends the next.
 #[derive(Clone, Debug)]
@@ -270,9 +271,9 @@ async fn one(load: &Load, kept: &mut Option<Connection>) -> Result<(), String> {
     }
     let mut connection = match open {
         Some(connection) => connection,
-        None => Connection::open(load.address).await.map_err(|error| http::chain(&error))?,
+        None => Connection::open(load.address).await.map_err(|error| logs::chain(&error))?,
     };
-    let answer = connection.send("GET", &load.path).await.map_err(|error| http::chain(&error))?;
+    let answer = connection.send("GET", &load.path).await.map_err(|error| logs::chain(&error))?;
     if answer.status() != ::http::StatusCode::OK {
         let body: String = String::from_utf8_lossy(answer.body()).chars().take(200).collect();
         return Err(format!("{}: {body}", answer.status()));
