@@ -158,6 +158,11 @@ impl StreamMetrics {
 
     pub(super) fn register(&self, registry: &mut Registry) {
         let it = &*self.0;
+        // Alerts ask how much these grow, and a series that begins with its first event has never grown.
+        for (service, variant, peer) in kinds() {
+            it.nacks.get_or_create(&Kind { service, variant, peer });
+            it.refused.get_or_create(&Peer { peer });
+        }
         registry.register("streams", "Streams that are open", it.open.clone());
         registry.register("streams_opened", "Streams that were opened", it.opened.clone());
         registry.register(
@@ -186,6 +191,15 @@ impl StreamMetrics {
         registry.register("connections_opened", "Connections that were opened", it.connections_opened.clone());
         registry.register_collector(Box::new(Starved(self.clone())));
     }
+}
+
+/// Every kind of stream: service, variant and peer.
+fn kinds() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    [Service::Secrets, Service::Aggregated].into_iter().flat_map(|service| {
+        [Variant::Sotw, Variant::Delta].into_iter().flat_map(move |variant| {
+            [PeerClass::Unix, PeerClass::Tcp].map(|peer| (service.as_str(), variant.as_str(), peer.as_str()))
+        })
+    })
 }
 
 impl Inner {
