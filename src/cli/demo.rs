@@ -55,11 +55,12 @@ pub(super) async fn run(args: &Args, directory: &Path, stop: CancellationToken) 
     let issuer = DevIssuer::start(issuer_config(args, &ids, directory)).await?;
     let app = bind_server(&issuer, directory).await?;
     let (issued, streams) = (issuer.events(), app.streams());
+    let page = app.admin_bound().first().map(ToString::to_string).unwrap_or_default().replacen("tcp", "http", 1);
     let ending = CancellationToken::new();
     let server = tokio::spawn(app.run(ending.clone()));
 
     let mesh = Mesh::start(&binary, directory, &ids).await?;
-    print(&account::header(binary.version(), &ids))?;
+    print(&account::header(binary.version(), &ids, &page))?;
     let told = tokio::select! {
         () = stop.cancelled() => Ok(()),
         () = elapsed(args.duration) => Ok(()),
@@ -239,6 +240,7 @@ async fn bind_server(issuer: &DevIssuer, directory: &Path) -> anyhow::Result<App
     let flags = [
         flag("--endpoint", "source.workload_api.endpoint", endpoint),
         flag("--listen", "listeners", listen),
+        flag("--set", "admin.listeners", Some("tcp://127.0.0.1:0".to_owned())),
         flag("--set", "jwt.svids", TOKEN.strip_prefix("jwt-bearer:").map(str::to_owned)),
     ];
     let sources = Sources { flags: flags.into_iter().flatten().collect(), ..Sources::default() };

@@ -49,7 +49,7 @@ impl Row {
 }
 
 /// What is about to be seen.
-pub(super) fn header(envoy: &str, ids: &Ids) -> String {
+pub(super) fn header(envoy: &str, ids: &Ids, page: &str) -> String {
     let (frontend, backend) = (&ids.frontend, &ids.backend);
     format!(
         "\n{TITLE}Two Envoys {envoy} in mTLS, every request on a connection of its own{TITLE:#}\n\n\
@@ -60,7 +60,8 @@ pub(super) fn header(envoy: &str, ids: &Ids) -> String {
          \x20                               ^\n\
          \x20                               | Workload API\n\
          \x20                      development issuer, not for production\n\n\
-         Ctrl-C ends it. PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a rotation is\n\
+         Who holds what: {TITLE}{page}/{TITLE:#} in a browser. Ctrl-C ends it.\n\n\
+         PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a rotation is\n\
          listed once Envoy's own admin interface shows the new serial in use. A JWT-SVID goes with each request.\n\n\
          {TITLE}{:<8}  {:<11}  {:<32}  {:<8}  {:<9}  {:>9}  {:>9}  FAILED{TITLE:#}\n",
         "UTC", "WHAT", "WHO", "SERIAL", "ENVOY", "PUSH-ACK", "OK"

@@ -160,8 +160,8 @@ impl StreamMetrics {
         let it = &*self.0;
         // Alerts ask how much these grow, and a series that begins with its first event has never grown.
         for (service, variant, peer) in kinds() {
-            it.nacks.get_or_create(&Kind { service, variant, peer });
-            it.refused.get_or_create(&Peer { peer });
+            drop(it.nacks.get_or_create(&Kind { service, variant, peer }));
+            drop(it.refused.get_or_create(&Peer { peer }));
         }
         registry.register("streams", "Streams that are open", it.open.clone());
         registry.register("streams_opened", "Streams that were opened", it.opened.clone());
