@@ -21,7 +21,7 @@ use crate::{
     lifecycle::{PartError, Readiness},
     output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
+    source::{self, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart},
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
@@ -99,8 +99,9 @@ impl App {
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
         let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
-        let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
-        let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let (active, own) = (supervisor.active(), Workload::Own);
+        let jwt =
+            JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
@@ -229,5 +230,11 @@ impl App {
     #[must_use]
     pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
         self.store.watch_jwt(&Workload::Own)
+    }
+
+    /// What makes tokens due before their time, while the program runs.
+    #[must_use]
+    pub fn jwt_refresh(&self) -> JwtRefresh {
+        self.jwt.refresh()
     }
 }

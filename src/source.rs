@@ -18,7 +18,7 @@ pub mod workload_api;
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
 pub use files::Files;
-pub use jwt::{JwtSource, JwtSupervisor};
+pub use jwt::{JwtRefresh, JwtSource, JwtSupervisor};
 pub use supervisor::{SourceStatus, Supervisor};
 pub use warm::WarmStart;
 pub use workload_api::WorkloadApi;

@@ -78,7 +78,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let admin = compose.admin(raw.admin, &source.sources);
     let hooks = compose.hooks(raw.hooks);
     let outputs = compose.outputs(raw.outputs);
-    let jwt = wanted_tokens(jwt, !bundles.listeners.is_empty(), &outputs);
+    let jwt = wanted_tokens(jwt, &bundles, &outputs);
     let logs = compose.logs(raw.log);
     let systemd = restart::systemd(&raw.systemd);
     let warm_start = compose.warm_start(raw.warm_start, credentials);
@@ -105,10 +105,12 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
 
 /// The tokens to fetch: those that are served, and those that have files. Whoever gives the keys away follows them, also
 /// without tokens of its own.
-fn wanted_tokens(served: tokens::Config, endpoint: bool, outputs: &[output::Config]) -> tokens::Config {
+fn wanted_tokens(served: tokens::Config, bundles: &bundles::Config, outputs: &[output::Config]) -> tokens::Config {
     let written = outputs.iter().flat_map(|output| &output.jwt_svids).map(|file| file.request.clone());
-    let keys = endpoint || outputs.iter().any(|output| output.jwt_bundle_file.is_some());
-    tokens::Config { svids: served.svids.into_iter().chain(written).collect(), keys }
+    let keys = !bundles.listeners.is_empty() || outputs.iter().any(|output| output.jwt_bundle_file.is_some());
+    let svids = served.svids.into_iter().chain(written).collect();
+    // Verifiers poll: it is as often as they look that they know a key.
+    tokens::Config { svids, keys, handover: bundles.refresh_hint }
 }
 
 fn collect_places(node: &Node, key: String, places: &mut BTreeMap<String, Origin>) {

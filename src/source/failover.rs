@@ -14,11 +14,8 @@
 //!
 //! A switch is one whole snapshot that replaces another, and goes the way of every change: trust first (`secret::stages`).
 
-mod jwt;
 #[cfg(test)]
 mod tests;
-
-pub use jwt::ActiveJwt;
 
 use std::{
     fmt,

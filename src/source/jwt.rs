@@ -11,17 +11,27 @@
 //! | says "not entitled" | kept for `denied_grace`, its `exp` at the latest | backoff |
 //! | refuses the request itself | kept until its `exp` | after a minute |
 //!
+//! When another of several sources comes into service ([`failover`](super::failover)), all tokens are asked for anew at
+//! once, spread a little, and what was under way at the one before is dropped. Its tokens stay in service while they are
+//! valid until verifiers know the keys of their successors (`keys`).
+//!
 //! A token that reaches its end is replaced by nothing ([`JwtState::Gone`](crate::identity::JwtState::Gone)), a moment
 //! ahead so that the replacement is at the proxies before the end is.
 
 mod keys;
+mod refresh;
 mod schedule;
+mod source;
 #[cfg(test)]
 mod tests;
+
+pub use refresh::JwtRefresh;
+pub use source::JwtSource;
 
 use std::{
     collections::BTreeSet,
     fmt,
+    future::pending,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -29,10 +39,10 @@ use std::{
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::BoxFuture,
-    stream::{BoxStream, FuturesUnordered},
+    stream::{self, BoxStream, FuturesUnordered},
 };
 use tokio::{
-    sync::broadcast,
+    sync::{broadcast, mpsc, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -47,38 +57,8 @@ use super::{
 };
 use crate::identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload};
 use keys::Keys;
+use refresh::Demand;
 use schedule::Schedule;
-
-/// Something that mints tokens for workloads and knows the keys that verify them.
-pub trait JwtSource: Send + Sync {
-    /// One token, validated; its signature too where `keys` has the keys of its trust domain. Ends by itself in bounded
-    /// time. Nothing is retried inside.
-    fn fetch(
-        &self,
-        workload: &Workload,
-        request: &JwtRequest,
-        keys: &JwtBundles,
-    ) -> BoxFuture<'static, Result<JwtSvid, SourceError>>;
-
-    /// One session about the keys of every trust domain: every complete state, until the session ends. As
-    /// [`Source::watch`](super::Source::watch).
-    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>>;
-}
-
-impl<S: JwtSource + ?Sized> JwtSource for Arc<S> {
-    fn fetch(
-        &self,
-        workload: &Workload,
-        request: &JwtRequest,
-        keys: &JwtBundles,
-    ) -> BoxFuture<'static, Result<JwtSvid, SourceError>> {
-        (**self).fetch(workload, request, keys)
-    }
-
-    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
-        (**self).watch_keys(workload)
-    }
-}
 
 /// What to keep fresh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +67,17 @@ pub struct Config {
     pub svids: BTreeSet<JwtRequest>,
     /// Whether the keys are followed although no token is wanted.
     pub keys: bool,
+    /// How long verifiers are given to fetch new keys when another source comes into service: so long tokens of the one
+    /// before stay in service, if they last, and twice as long its keys are shown. [`LONGEST_HANDOVER`] at most.
+    pub handover: Duration,
 }
+
+/// The longest [`Config::handover`]: tokens rarely live longer.
+pub const LONGEST_HANDOVER: Duration = Duration::from_secs(300);
+
+/// Tokens that become due together are asked for within this time each, [`LONGEST_SPREAD`] at most.
+const SPREAD: Duration = Duration::from_millis(10);
+const LONGEST_SPREAD: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Whether there is anything to do.
@@ -99,19 +89,25 @@ impl Config {
 
 /// Keeps one workload's tokens, and the keys of its trust domains, in the store fresh.
 pub struct JwtSupervisor {
-    source: Arc<dyn JwtSource>,
+    sources: Vec<Arc<dyn JwtSource>>,
+    active: watch::Receiver<Option<usize>>,
+    /// The position of the source that is asked.
+    current: usize,
     workload: Workload,
     store: Arc<IdentityStore>,
     schedules: Vec<Schedule>,
     keys: Keys,
     idle: bool,
-    backoff: Backoff,
+    policy: supervisor::Config,
     reporter: Reporter,
+    refresh: (JwtRefresh, mpsc::Receiver<Demand>),
+    rng: fastrand::Rng,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 /// What came of one fetch: of which schedule, and what.
 type Fetched = (usize, Result<JwtSvid, SourceError>);
+type Fetches = FuturesUnordered<BoxFuture<'static, Fetched>>;
 
 impl JwtSupervisor {
     /// A supervisor that publishes to `store` what `source` says about `workload`, once it [runs](Self::run). Until
@@ -124,19 +120,38 @@ impl JwtSupervisor {
         config: &Config,
         policy: supervisor::Config,
     ) -> Self {
-        let mut supervisor = Self {
-            source: Arc::new(source),
+        // Without a sender it never changes.
+        let (_, active) = watch::channel(None);
+        Self::of_several(vec![Arc::new(source)], active, workload, store, config, policy)
+    }
+
+    /// The same of whichever of several sources is `active`, by its position; of the first before any is. See
+    /// [`Supervisor::active`].
+    #[must_use]
+    pub fn of_several(
+        sources: Vec<Arc<dyn JwtSource>>,
+        active: watch::Receiver<Option<usize>>,
+        workload: Workload,
+        store: Arc<IdentityStore>,
+        config: &Config,
+        policy: supervisor::Config,
+    ) -> Self {
+        let schedule = |request: &JwtRequest| Schedule::new(request.clone(), policy, fastrand::Rng::new());
+        let supervisor = Self {
+            sources,
+            active,
+            current: 0,
             workload,
             store,
-            schedules: Vec::new(),
-            keys: Keys::new(policy.denied_grace),
+            schedules: config.svids.iter().map(schedule).collect(),
+            keys: Keys::new(policy.denied_grace, config.handover.min(LONGEST_HANDOVER)),
             idle: config.is_idle(),
-            backoff: Backoff::new(policy.backoff, fastrand::Rng::new()),
+            policy,
             reporter: Reporter::new(EVENTS_KEPT),
+            refresh: JwtRefresh::new(),
+            rng: fastrand::Rng::new(),
             clock: Box::new(SystemTime::now),
         };
-        let schedule = |request: &JwtRequest| Schedule::new(request.clone(), policy, fastrand::Rng::new());
-        supervisor.schedules = config.svids.iter().map(schedule).collect();
         supervisor.publish();
         supervisor
     }
@@ -161,61 +176,137 @@ impl JwtSupervisor {
         self.reporter.subscribe()
     }
 
+    /// What makes tokens due before their time. Take it before [`run`](Self::run) takes the supervisor.
+    #[must_use]
+    pub fn refresh(&self) -> JwtRefresh {
+        self.refresh.0.clone()
+    }
+
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         if self.idle {
+            // Whoever demands something is told that there is nothing.
+            self.refresh.1.close();
             shutdown.cancelled().await;
             return;
         }
-        let backoff = std::mem::replace(&mut self.backoff, Backoff::new(Default::default(), fastrand::Rng::new()));
-        let mut keys = keys::follow(self.source.clone(), self.workload.clone(), backoff);
-        let mut fetches: FuturesUnordered<BoxFuture<'static, Fetched>> = FuturesUnordered::new();
+        let mut keys = self.follow_keys();
+        let mut fetches = Fetches::new();
         loop {
             self.start_fetches(&fetches);
-            let events = tokio::select! {
+            let nap = self.until_alarm();
+            let mut events = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                to = switched(&mut self.active, self.current) => {
+                    // Nothing of the one before arrives any more.
+                    fetches.clear();
+                    self.switch(to);
+                    keys = self.follow_keys();
+                    Vec::new()
+                }
+                Some(demand) = self.refresh.1.recv() => self.demanded(demand),
                 Some((index, fetched)) = fetches.next() => self.fetched(index, fetched),
                 Some(news) = keys.next() => self.keys_news(news),
-                () = sleep(self.until_alarm()) => self.ring(),
+                () = sleep(nap) => Vec::new(),
             };
+            events.extend(self.ring());
             self.publish();
             events.into_iter().for_each(|event| self.reporter.report(event));
         }
     }
 
-    fn start_fetches(&mut self, fetches: &FuturesUnordered<BoxFuture<'static, Fetched>>) {
+    fn follow_keys(&self) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
+        let backoff = Backoff::new(self.policy.backoff, fastrand::Rng::new());
+        match self.sources.get(self.current) {
+            Some(source) => keys::follow(source.clone(), self.workload.clone(), backoff),
+            None => stream::pending().boxed(),
+        }
+    }
+
+    fn start_fetches(&mut self, fetches: &Fetches) {
         let now = self.now();
+        let Some(source) = self.sources.get(self.current) else { return };
         for (index, schedule) in self.schedules.iter_mut().enumerate() {
             if schedule.start(now) {
-                let fetch = self.source.fetch(&self.workload, schedule.request(), self.keys.bundles());
+                let fetch = source.fetch(&self.workload, schedule.request(), self.keys.own());
                 fetches.push(fetch.map(move |fetched| (index, fetched)).boxed());
             }
         }
     }
 
+    fn switch(&mut self, to: usize) {
+        let now = self.now();
+        self.keys.switched(std::mem::replace(&mut self.current, to));
+        let spread = spread(self.schedules.len());
+        for schedule in &mut self.schedules {
+            schedule.on_switch(spread.mul_f64(self.rng.f64()), now);
+        }
+    }
+
+    fn demanded(&mut self, demand: Demand) -> Vec<RenewalEvent> {
+        let now = self.now();
+        let wanted = |schedule: &&mut Schedule| demand.only.as_ref().is_none_or(|only| schedule.request() == only);
+        let due: Vec<&mut Schedule> = self.schedules.iter_mut().filter(wanted).collect();
+        let spread = spread(due.len());
+        let requests = due.into_iter().map(|schedule| {
+            schedule.hasten(spread.mul_f64(self.rng.f64()), now);
+            schedule.request().clone()
+        });
+        // Who does not wait for the answer has its tokens all the same.
+        let _ = demand.answer.send(requests.collect());
+        Vec::new()
+    }
+
     fn fetched(&mut self, index: usize, fetched: Result<JwtSvid, SourceError>) -> Vec<RenewalEvent> {
         let now = self.now();
-        self.schedules.get_mut(index).map(|schedule| schedule.on_fetched(fetched, now)).unwrap_or_default()
+        self.advance(index, now, |schedule, keys| schedule.on_fetched(fetched, keys, now))
     }
 
     fn keys_news(&mut self, news: Result<JwtBundles, SourceError>) -> Vec<RenewalEvent> {
         let events = self.keys.on_news(news, self.now());
         if events.iter().any(|event| matches!(event, RenewalEvent::JwtKeysChanged { .. })) {
-            self.schedules.iter_mut().for_each(|schedule| schedule.on_keys(self.keys.bundles()));
+            self.schedules.iter_mut().for_each(|schedule| schedule.on_keys(&self.keys));
         }
         events
     }
 
+    /// Does what is due, after whatever has happened.
     fn ring(&mut self) -> Vec<RenewalEvent> {
         let now = self.now();
-        let tokens = self.schedules.iter_mut().flat_map(|schedule| schedule.on_alarm(now));
-        tokens.chain(self.keys.on_alarm(now)).collect()
+        let mut events = Vec::new();
+        for index in 0..self.schedules.len() {
+            events.extend(self.advance(index, now, |schedule, keys| {
+                let admitted = schedule.admit(keys, now);
+                admitted.into_iter().chain(schedule.on_alarm(now)).collect()
+            }));
+        }
+        let former = |schedule: &Schedule| schedule.svid().is_some_and(|svid| self.keys.rests_on_former(svid));
+        let needed = self.schedules.iter().any(former);
+        events.extend(self.keys.on_alarm(needed, now));
+        events
+    }
+
+    /// A step of one schedule. If it takes a token of a former source out of service, verifiers go on knowing its key
+    /// for those requests that carry it already.
+    fn advance(
+        &mut self,
+        index: usize,
+        now: Moment,
+        step: impl FnOnce(&mut Schedule, &Keys) -> Vec<RenewalEvent>,
+    ) -> Vec<RenewalEvent> {
+        let Some(schedule) = self.schedules.get_mut(index) else { return Vec::new() };
+        let former = schedule.svid().filter(|svid| self.keys.rests_on_former(svid)).cloned();
+        let events = step(schedule, &self.keys);
+        if former.is_some() && former.as_ref() != schedule.svid() {
+            self.keys.extend(now);
+        }
+        events
     }
 
     fn publish(&self) {
         let svids = self.schedules.iter().map(|schedule| (schedule.request().clone(), schedule.state().clone()));
-        let snapshot = JwtSnapshot { svids: svids.collect(), bundles: self.keys.bundles().clone() };
+        let snapshot = JwtSnapshot { svids: svids.collect(), bundles: self.keys.shown().clone() };
         self.store.publish_jwt(&self.workload, snapshot);
     }
 
@@ -232,6 +323,22 @@ impl JwtSupervisor {
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
     }
+}
+
+/// The next source that is active instead of `current`.
+async fn switched(active: &mut watch::Receiver<Option<usize>>, current: usize) -> usize {
+    let other = active.wait_for(|active| active.unwrap_or_default() != current).await;
+    match other.map(|active| active.unwrap_or_default()) {
+        Ok(active) => active,
+        // Nobody decides any more: the program is ending, or there is only one.
+        Err(_) => pending().await,
+    }
+}
+
+/// Within which time so many tokens are asked for.
+fn spread(tokens: usize) -> Duration {
+    let tokens = u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX);
+    SPREAD.saturating_mul(tokens).min(LONGEST_SPREAD)
 }
 
 impl fmt::Debug for JwtSupervisor {

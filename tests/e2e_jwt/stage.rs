@@ -169,6 +169,6 @@ fn unverified(token: &str) -> Option<serde_json::Value> {
     serde_json::from_slice(&Base64UrlUnpadded::decode_vec(claims).ok()?).ok()
 }
 
-fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }

@@ -18,7 +18,7 @@ impl Compose {
                 self.complain(&key, "asks for the same token as an earlier item; remove one of them");
             }
         }
-        jwt::Config { svids, keys: false }
+        jwt::Config { svids, ..jwt::Config::default() }
     }
 
     pub(super) fn jwt_request(&mut self, key: &str, raw: raw::JwtSvid) -> Option<JwtRequest> {

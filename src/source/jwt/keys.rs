@@ -1,4 +1,11 @@
 //! The keys that verify tokens: an endless series of sessions, and what each of their messages means.
+//!
+//! When another source comes into service, its keys need time to reach verifiers, which poll for them, and tokens of the
+//! one before are on their way still. So the keys of both are shown for a while, as X.509 authorities are in a roll-over;
+//! a token is always judged by those of the source that gave it alone.
+
+mod merge;
+mod series;
 
 use std::{
     collections::BTreeSet,
@@ -6,39 +13,95 @@ use std::{
     time::{Duration, Instant as StdInstant, SystemTime},
 };
 
-use futures_util::{
-    StreamExt as _,
-    stream::{self, BoxStream},
-};
-use tokio::time::{Instant, sleep};
-
-use super::JwtSource;
 use crate::{
-    identity::{JwtBundle, TrustDomain, Workload},
+    identity::{JwtBundle, JwtSvid, TrustDomain},
     source::{
-        ErrorKind, RenewalEvent, SourceError, backoff::Backoff, decode::jwt::JwtBundles, renewal::Moment,
-        supervisor::MISCONFIGURED_RETRY,
+        ErrorKind, RenewalEvent, SourceError,
+        decode::jwt::{self, JwtBundles, TokenError},
+        renewal::Moment,
     },
 };
+use merge::merged;
+pub(super) use series::follow;
 
 type News = Result<JwtBundles, SourceError>;
+
+/// Keys of a former source that are still needed are kept in steps of no less than this.
+const SHORTEST_EXTENSION: Duration = Duration::from_millis(100);
 
 /// What is known, and for how long yet if the source denies it.
 #[derive(Debug)]
 pub(super) struct Keys {
     denied_grace: Duration,
-    bundles: JwtBundles,
+    handover: Duration,
+    /// What the source in service said.
+    own: JwtBundles,
+    /// What those that were in service before had said, for the time of the handover.
+    former: Vec<Former>,
+    /// The same as one.
+    before: JwtBundles,
+    settling: Settling,
+    /// All of it.
+    shown: JwtBundles,
     failures: u32,
     withdrawn_at: Option<StdInstant>,
 }
 
+#[derive(Debug)]
+struct Former {
+    source: usize,
+    bundles: JwtBundles,
+    /// Open until the source in service has told its own.
+    until: Option<StdInstant>,
+}
+
+/// Since a switch: whether verifiers have had the time to fetch the keys of the source in service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settling {
+    /// It has not told them.
+    Waiting,
+    Until(StdInstant),
+    Done,
+}
+
 impl Keys {
-    pub(super) fn new(denied_grace: Duration) -> Self {
-        Self { denied_grace, bundles: JwtBundles::new(), failures: 0, withdrawn_at: None }
+    /// None yet. After a switch verifiers are given `handover` to fetch new keys.
+    pub(super) fn new(denied_grace: Duration, handover: Duration) -> Self {
+        Self {
+            denied_grace,
+            handover,
+            own: JwtBundles::new(),
+            former: Vec::new(),
+            before: JwtBundles::new(),
+            settling: Settling::Done,
+            shown: JwtBundles::new(),
+            failures: 0,
+            withdrawn_at: None,
+        }
     }
 
-    pub(super) fn bundles(&self) -> &JwtBundles {
-        &self.bundles
+    /// Those of the source in service, which its tokens are judged by.
+    pub(super) fn own(&self) -> &JwtBundles {
+        &self.own
+    }
+
+    /// Those that verifiers are told.
+    pub(super) fn shown(&self) -> &JwtBundles {
+        &self.shown
+    }
+
+    /// Another source than `from` is in service: its keys stay until those of the new one are known everywhere.
+    pub(super) fn switched(&mut self, from: usize) {
+        let bundles = std::mem::take(&mut self.own);
+        (self.failures, self.withdrawn_at) = (0, None);
+        if !bundles.is_empty() {
+            // One entry a source, however often they take turns.
+            self.former.retain(|former| former.source != from);
+            self.former.push(Former { source: from, bundles, until: None });
+        }
+        self.former.iter_mut().for_each(|former| former.until = None);
+        self.before = merged(&JwtBundles::new(), self.former.iter().map(|former| &former.bundles));
+        self.settling = if self.former.is_empty() { Settling::Done } else { Settling::Waiting };
     }
 
     pub(super) fn on_news(&mut self, news: News, now: Moment) -> Vec<RenewalEvent> {
@@ -46,40 +109,103 @@ impl Keys {
             Ok(bundles) => {
                 self.failures = 0;
                 self.withdrawn_at = None;
-                return self.replace(bundles);
+                self.begin_handover(now);
+                self.own = bundles;
+                return self.show();
             }
             Err(error) => error,
         };
         self.failures = self.failures.saturating_add(1);
         let kind = error.kind();
-        if kind == ErrorKind::NotEntitled && !self.bundles.is_empty() && self.withdrawn_at.is_none() {
+        if kind == ErrorKind::NotEntitled && !self.shown.is_empty() && self.withdrawn_at.is_none() {
             self.withdrawn_at = now.steady.checked_add(self.denied_grace);
         }
         vec![RenewalEvent::JwtKeysFailed { kind, error: error.chain().into(), failures: self.failures }]
     }
 
-    pub(super) fn on_alarm(&mut self, now: Moment) -> Vec<RenewalEvent> {
-        if self.withdrawn_at.is_none_or(|at| now.steady < at) {
+    /// Does what is due. `needed` says whether a token is in service that [only former keys](Self::rests_on_former)
+    /// vouch for.
+    pub(super) fn on_alarm(&mut self, needed: bool, now: Moment) -> Vec<RenewalEvent> {
+        if self.withdrawn_at.is_some_and(|at| now.steady >= at) {
+            (self.withdrawn_at, self.settling) = (None, Settling::Done);
+            self.own.clear();
+            self.former.clear();
+            return self.show();
+        }
+        if matches!(self.settling, Settling::Until(at) if now.steady >= at) {
+            self.settling = Settling::Done;
+        }
+        if needed {
+            self.extend(now);
+        }
+        let ended = |former: &Former| former.until.is_some_and(|until| now.steady >= until);
+        if !self.former.iter().any(ended) {
             return Vec::new();
         }
-        self.withdrawn_at = None;
-        self.replace(JwtBundles::new())
+        self.former.retain(|former| !ended(former));
+        self.show()
     }
 
     pub(super) fn next_alarm(&self) -> (Option<SystemTime>, Option<StdInstant>) {
-        (None, self.withdrawn_at)
+        let settled = if let Settling::Until(at) = self.settling { Some(at) } else { None };
+        let ends = self.former.iter().filter_map(|former| former.until);
+        (None, ends.chain(settled).chain(self.withdrawn_at).min())
     }
 
-    fn replace(&mut self, bundles: JwtBundles) -> Vec<RenewalEvent> {
-        let before = std::mem::replace(&mut self.bundles, bundles);
-        let domains: BTreeSet<&TrustDomain> = before.keys().chain(self.bundles.keys()).collect();
-        let changed = domains.into_iter().filter(|domain| before.get(*domain) != self.bundles.get(*domain));
+    /// A token has just been replaced, or is not yet: verifiers may meet the former one for some time.
+    pub(super) fn extend(&mut self, now: Moment) {
+        let least = now.steady + self.handover.max(SHORTEST_EXTENSION);
+        for until in self.former.iter_mut().filter_map(|former| former.until.as_mut()) {
+            *until = (*until).max(least);
+        }
+    }
+
+    /// Whether a token is its source's. Fetched ones were judged when they came, but after a switch that may have been
+    /// before the keys of the new source were known.
+    pub(super) fn judge(&self, svid: &JwtSvid) -> Result<(), TokenError> {
+        if self.settling == Settling::Done { Ok(()) } else { jwt::vouched(svid, &self.own) }
+    }
+
+    /// Whether verifiers can be expected to accept a token of the source in service.
+    pub(super) fn is_settled(&self, svid: &JwtSvid, now: Moment) -> bool {
+        let known = match self.settling {
+            Settling::Waiting => false,
+            Settling::Until(at) => now.steady >= at,
+            Settling::Done => true,
+        };
+        known || self.before.is_empty() || jwt::vouched(svid, &self.before).is_ok()
+    }
+
+    /// Whether a token lives on the keys of a source that is no longer in service.
+    pub(super) fn rests_on_former(&self, svid: &JwtSvid) -> bool {
+        let vouches = |keys: &JwtBundles| keys.contains_key(svid.id.trust_domain()) && jwt::vouched(svid, keys).is_ok();
+        !vouches(&self.own) && vouches(&self.before)
+    }
+
+    /// The first keys after a switch are here.
+    fn begin_handover(&mut self, now: Moment) {
+        if self.settling != Settling::Waiting {
+            return;
+        }
+        self.settling = Settling::Until(now.steady + self.handover);
+        // Once for our own tokens to be replaced; and again because others, who switch later than we, do the same.
+        let until = now.steady + 2 * self.handover;
+        self.former.iter_mut().for_each(|former| former.until = Some(until));
+    }
+
+    /// Shows what is known now.
+    fn show(&mut self) -> Vec<RenewalEvent> {
+        self.before = merged(&JwtBundles::new(), self.former.iter().map(|former| &former.bundles));
+        let shown = merged(&self.own, [&self.before]);
+        let before = std::mem::replace(&mut self.shown, shown);
+        let domains: BTreeSet<&TrustDomain> = before.keys().chain(self.shown.keys()).collect();
+        let changed = domains.into_iter().filter(|domain| before.get(*domain) != self.shown.get(*domain));
         let names = |bundle: Option<&Arc<JwtBundle>>| -> BTreeSet<String> {
             bundle.map(|bundle| bundle.keys().iter().map(ToString::to_string).collect()).unwrap_or_default()
         };
         changed
             .map(|domain| {
-                let (old, new) = (names(before.get(domain)), names(self.bundles.get(domain)));
+                let (old, new) = (names(before.get(domain)), names(self.shown.get(domain)));
                 RenewalEvent::JwtKeysChanged {
                     trust_domain: domain.clone(),
                     added: new.difference(&old).count(),
@@ -88,52 +214,4 @@ impl Keys {
             })
             .collect()
     }
-}
-
-/// Where the series stands.
-enum Step {
-    Open,
-    Session { messages: BoxStream<'static, News>, opened: Instant, delivered: bool },
-    Wait(Duration),
-}
-
-/// Session after session, with the waits of the supervisor between them. Never ends.
-pub(super) fn follow(source: Arc<dyn JwtSource>, workload: Workload, backoff: Backoff) -> BoxStream<'static, News> {
-    let longest = backoff.config().max;
-    let start = (source, workload, backoff, Step::Open);
-    let series = stream::unfold(start, move |(source, workload, mut backoff, mut step)| async move {
-        loop {
-            step = match step {
-                Step::Open => {
-                    let messages = source.watch_keys(&workload);
-                    Step::Session { messages, opened: Instant::now(), delivered: false }
-                }
-                Step::Wait(delay) => {
-                    sleep(delay).await;
-                    Step::Open
-                }
-                Step::Session { mut messages, opened, delivered } => {
-                    match messages.next().await.unwrap_or(Err(SourceError::Closed)) {
-                        Ok(bundles) => {
-                            let step = Step::Session { messages, opened, delivered: true };
-                            return Some((Ok(bundles), (source, workload, backoff, step)));
-                        }
-                        Err(error) => {
-                            let lasted = opened.elapsed();
-                            if delivered && lasted >= longest {
-                                backoff.reset();
-                            }
-                            let delay = match error.kind() {
-                                ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
-                                // The delay counts from the start of the session: one that lasted is followed at once.
-                                _ => backoff.next_delay().saturating_sub(lasted),
-                            };
-                            return Some((Err(error), (source, workload, backoff, Step::Wait(delay))));
-                        }
-                    }
-                }
-            };
-        }
-    });
-    series.boxed()
 }

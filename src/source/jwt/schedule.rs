@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::keys::Keys;
 use crate::{
     identity::{JwtRequest, JwtState, JwtSvid, Validity},
     source::{
         ErrorKind, RenewalEvent, SourceError,
         backoff::Backoff,
-        decode::jwt::{self, JwtBundles},
+        decode::jwt::{self, JwtError},
         renewal::Moment,
         supervisor::{self, MISCONFIGURED_RETRY},
     },
@@ -21,6 +22,8 @@ use crate::{
 pub(super) const AHEAD: Duration = Duration::from_millis(200);
 /// Nothing is asked more often than this, however short the life of its tokens is.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// Nothing is asked on demand more often than this.
+const SHORTEST_DEMAND: Duration = Duration::from_secs(1);
 
 /// The renewal of one token.
 #[derive(Debug)]
@@ -28,7 +31,11 @@ pub(super) struct Schedule {
     request: JwtRequest,
     denied_grace: Duration,
     state: JwtState,
+    /// The successor, while verifiers may not know its key yet.
+    waiting: Option<Arc<JwtSvid>>,
     next: Next,
+    /// When the source was asked last.
+    asked: Option<Instant>,
     /// Failures in a row.
     failures: u32,
     /// While the source says "not entitled": its reason, and when the token goes.
@@ -56,7 +63,9 @@ impl Schedule {
             request,
             denied_grace: policy.denied_grace,
             state: JwtState::Pending,
+            waiting: None,
             next: Next::Now,
+            asked: None,
             failures: 0,
             denial: None,
             warned: false,
@@ -83,12 +92,38 @@ impl Schedule {
         };
         if due {
             self.next = Next::Answer;
+            self.asked = Some(now.steady);
         }
         due
     }
 
-    /// The answer came.
-    pub(super) fn on_fetched(&mut self, fetched: Result<JwtSvid, SourceError>, now: Moment) -> Vec<RenewalEvent> {
+    /// Another source is in service: it is asked after `delay`, and what the one before had said about this token counts
+    /// no more, but for the token in service. An answer that is under way must not arrive.
+    pub(super) fn on_switch(&mut self, delay: Duration, now: Moment) {
+        (self.waiting, self.denial, self.failures) = (None, None, 0);
+        self.backoff.reset();
+        self.next = Next::Retry(now.steady + delay);
+    }
+
+    /// Somebody wants it anew: the source is asked after `delay`, or a moment after it was asked last.
+    pub(super) fn hasten(&mut self, delay: Duration, now: Moment) {
+        let earliest = self.asked.and_then(|asked| asked.checked_add(SHORTEST_DEMAND));
+        let at = earliest.map_or(now.steady, |earliest| earliest.max(now.steady)) + delay;
+        match self.next {
+            Next::Now | Next::Answer => {}
+            Next::Retry(sooner) if sooner <= at => {}
+            Next::Renewal(sooner) if sooner <= now.wall => {}
+            Next::Retry(_) | Next::Renewal(_) => self.next = Next::Retry(at),
+        }
+    }
+
+    /// The answer came; `keys` are those that are known now.
+    pub(super) fn on_fetched(
+        &mut self,
+        fetched: Result<JwtSvid, SourceError>,
+        keys: &Keys,
+        now: Moment,
+    ) -> Vec<RenewalEvent> {
         let svid = match fetched {
             Ok(svid) if now.wall < leaves(&svid.validity) => svid,
             Ok(JwtSvid { id: spiffe_id, validity: Validity { not_after, .. }, .. }) => {
@@ -99,22 +134,39 @@ impl Schedule {
         self.failures = 0;
         self.denial = None;
         self.backoff.reset();
-        let repeated = self.svid().is_some_and(|held| held.token == svid.token);
+        let repeated = self.waiting.as_ref().or(self.svid()).is_some_and(|held| held.token == svid.token);
         self.next = Next::Renewal(self.renewal(&svid.validity, repeated, now.wall));
         if repeated {
             tracing::debug!(subject = %self.request.subject, "the source repeated the same jwt svid");
             return Vec::new();
         }
+        self.waiting = Some(Arc::new(svid));
+        self.admit(keys, now)
+    }
+
+    /// Puts the successor into service once verifiers can be expected to accept it: at once, but after a switch to a
+    /// source with other keys. It never waits for longer than the one in service lasts.
+    pub(super) fn admit(&mut self, keys: &Keys, now: Moment) -> Vec<RenewalEvent> {
+        let Some(svid) = self.waiting.take() else { return Vec::new() };
+        if let Err(source) = keys.judge(&svid) {
+            let error = JwtError::Token { spiffe_id: svid.id.clone(), source };
+            return self.on_failure(&error.into(), now);
+        }
+        let good = |held: &Arc<JwtSvid>| keys.rests_on_former(held) && now.wall < leaves(&held.validity);
+        if !keys.is_settled(&svid, now) && self.svid().is_some_and(good) {
+            self.waiting = Some(svid);
+            return Vec::new();
+        }
         let (spiffe_id, not_after) = (svid.id.clone(), svid.validity.not_after);
-        self.state = JwtState::Valid(Arc::new(svid));
+        self.state = JwtState::Valid(svid);
         self.warned = false;
         vec![RenewalEvent::JwtRenewed { spiffe_id, audience: self.request.audience.clone(), not_after }]
     }
 
     /// Other keys are in force. A token that they do not vouch for is replaced now, not when its time comes; it stays
     /// in service meanwhile, because its verifiers may not have heard yet.
-    pub(super) fn on_keys(&mut self, keys: &JwtBundles) {
-        let refused = self.svid().is_some_and(|svid| jwt::vouched(svid, keys).is_err());
+    pub(super) fn on_keys(&mut self, keys: &Keys) {
+        let refused = self.svid().is_some_and(|svid| jwt::vouched(svid, keys.shown()).is_err());
         if refused && matches!(self.next, Next::Renewal(_)) {
             self.next = Next::Now;
         }
@@ -137,7 +189,7 @@ impl Schedule {
             self.state = JwtState::Gone(not_after);
             return vec![expired];
         }
-        if !self.warned && now.wall >= late(&svid.validity) {
+        if !self.warned && self.waiting.is_none() && now.wall >= late(&svid.validity) {
             let expiring = RenewalEvent::JwtExpiring { spiffe_id, audience: audience(), not_after };
             self.warned = true;
             return vec![expiring];
@@ -147,7 +199,8 @@ impl Schedule {
 
     /// When there is something to do next, be it to ask: on the wall clock, and on the steady one.
     pub(super) fn next_alarm(&self) -> (Option<SystemTime>, Option<Instant>) {
-        let life = self.svid().map(|svid| if self.warned { leaves(&svid.validity) } else { late(&svid.validity) });
+        let warned = self.warned || self.waiting.is_some();
+        let life = self.svid().map(|svid| if warned { leaves(&svid.validity) } else { late(&svid.validity) });
         let grace = self.denial.as_ref().and_then(|(_, deadline)| *deadline).filter(|_| self.svid().is_some());
         match self.next {
             Next::Now => (Some(SystemTime::UNIX_EPOCH), None),
@@ -157,7 +210,8 @@ impl Schedule {
         }
     }
 
-    fn svid(&self) -> Option<&Arc<JwtSvid>> {
+    /// The token in service.
+    pub(super) fn svid(&self) -> Option<&Arc<JwtSvid>> {
         match &self.state {
             JwtState::Valid(svid) => Some(svid),
             JwtState::Pending | JwtState::Gone(_) => None,

@@ -1,5 +1,7 @@
 //! The rules of the schedule on made-up clocks, and the loop on a paused one.
 
+mod handover;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Mutex,
@@ -47,6 +49,7 @@ fn policy() -> supervisor::Config {
 /// Both clocks of a simulation, which jumps from alarm to alarm.
 struct Simulation {
     schedule: Schedule,
+    keys: Keys,
     zero: StdInstant,
     elapsed: Duration,
     events: Vec<RenewalEvent>,
@@ -56,7 +59,8 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let schedule = Schedule::new(request(), policy(), fastrand::Rng::with_seed(seed));
-        Self { schedule, zero: StdInstant::now(), elapsed: Duration::ZERO, events: Vec::new(), asked: Vec::new() }
+        let keys = Keys::new(policy().denied_grace, Duration::ZERO);
+        Self { schedule, keys, zero: StdInstant::now(), elapsed: Duration::ZERO, events: Vec::new(), asked: Vec::new() }
     }
 
     fn now(&self) -> Moment {
@@ -70,7 +74,7 @@ impl Simulation {
             self.events.extend(self.schedule.on_alarm(now));
             if self.schedule.start(now) {
                 self.asked.push(self.elapsed);
-                self.events.extend(self.schedule.on_fetched(source(now.wall), now));
+                self.events.extend(self.schedule.on_fetched(source(now.wall), &self.keys, now));
             }
             let (wall, steady) = self.schedule.next_alarm();
             let wall = wall.map(|at| at.duration_since(start()).unwrap_or_default());
@@ -234,7 +238,7 @@ async fn one_fetch_a_token_and_period() {
     let audiences = ["a", "b", "c"];
     let wanted =
         |audience: &&str| JwtRequest { subject: JwtSubject::Default, audience: [(*audience).to_owned()].into() };
-    let config = Config { svids: audiences.iter().map(wanted).collect(), keys: false };
+    let config = Config { svids: audiences.iter().map(wanted).collect(), ..Config::default() };
     let td = TrustDomain::new("example.org").unwrap();
     let bundles: JwtBundles = [(td.clone(), Arc::new(JwtBundle::new(td, Vec::new())))].into();
     let zero = Instant::now();
