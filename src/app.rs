@@ -98,7 +98,8 @@ impl App {
         let names = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
-        let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
+        let tokens =
+            config.sources().iter().map(|source| source.jwt_source(&config.secrets().default_identity)).collect();
         let (active, own) = (supervisor.active(), Workload::Own);
         let jwt =
             JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy).beside(&supervisor);

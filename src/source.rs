@@ -34,6 +34,7 @@ use tonic::Code;
 
 use crate::{
     identity::{IdentitySnapshot, SpiffeId, Workload},
+    secret::DefaultIdentity,
     telemetry::logs,
 };
 use decode::{DecodeError, jwt::JwtError};
@@ -83,11 +84,11 @@ impl Config {
         }
     }
 
-    /// The same as a source of tokens. Files have none.
+    /// The same as a source of tokens, where those that name nobody are `default`'s. Files have none.
     #[must_use]
-    pub fn jwt_source(&self) -> Arc<dyn JwtSource> {
+    pub fn jwt_source(&self, default: &DefaultIdentity) -> Arc<dyn JwtSource> {
         match self {
-            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone())),
+            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone()).with_default(default.clone())),
             Self::Files(files) => Arc::new(Files::new(files.clone())),
         }
     }
@@ -182,7 +183,9 @@ impl SourceError {
             Self::Status { code: Code::InvalidArgument | Code::Unimplemented, .. } => ErrorKind::Misconfigured,
             Self::Status { code: Code::PermissionDenied, .. }
             | Self::Invalid(DecodeError::NoIdentity)
-            | Self::InvalidJwt(JwtError::NoToken | JwtError::NoSuchHint { .. }) => ErrorKind::NotEntitled,
+            | Self::InvalidJwt(JwtError::NoToken | JwtError::NoSuchHint { .. } | JwtError::NoDefault { .. }) => {
+                ErrorKind::NotEntitled
+            }
             _ => ErrorKind::Transient,
         }
     }

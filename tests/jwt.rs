@@ -214,3 +214,68 @@ async fn an_agent_without_tokens_serves_certificates() {
     client.subscribe(&["jwt:payments"]).await;
     client.token("jwt:payments").await;
 }
+
+#[tokio::test]
+async fn a_token_without_a_subject_is_that_of_the_default_identity() {
+    for choice in ["spiffe_id: spiffe://example.org/api", "pattern: 'spiffe://*/ap*'", "hint: internal"] {
+        let more = format!("secrets: {{default_identity: {{{choice}}}}}");
+        let world = World::with("payments", &more, |_| {}).await.run().await;
+        let mut client = Client::connect(&world).await;
+        client.subscribe(&["jwt:payments"]).await;
+        let claims = world.issuer.verify_jwt(&client.token("jwt:payments").await).unwrap();
+        assert_eq!(claims["sub"], "spiffe://example.org/api", "{choice}");
+    }
+    let world = World::with("payments", "secrets: {default_identity: {hint: nobody}}", |_| {}).await;
+    let mut renewals = world.renewals();
+    let world = world.run().await;
+    let error = loop {
+        if let RenewalEvent::JwtRenewalFailed { kind: ErrorKind::NotEntitled, error, .. } =
+            renewals.recv().await.unwrap()
+        {
+            break error;
+        }
+    };
+    assert!(error.contains("nobody") && error.contains("secrets.default_identity"), "{error}");
+    assert!(world.tokens().borrow().svids.values().all(|state| *state == JwtState::Pending), "nobody else's instead");
+}
+
+/// Tokens live for minutes, so it is the switch that replaces them.
+#[tokio::test]
+async fn tokens_and_keys_follow_the_source_in_service_there_and_back() {
+    let world = World::with("payments", "bundle_endpoint: {refresh_hint: 1s}", |_| {}).await.run().await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments"]).await;
+    let mut token = client.token("jwt:payments").await;
+    let (mut tokens, td) = (world.tokens(), TrustDomain::new("example.org").unwrap());
+    let keys = |snapshot: &spiffe_sds::identity::JwtSnapshot| snapshot.bundles.get(&td).map_or(0, |it| it.keys().len());
+    for (to, from) in [(&world.standby, &world.issuer), (&world.issuer, &world.standby)] {
+        tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+        if std::ptr::eq(to, &world.standby) {
+            world.issuer.fail_with(Status::unavailable("down"));
+        } else {
+            world.issuer.recover();
+        }
+        // Both keys are shown before the token changes, and after.
+        let both = tokens.wait_for(|snapshot| keys(snapshot) == 2).await.unwrap().svids.clone();
+        let held = |state: &JwtState| matches!(state, JwtState::Valid(svid) if svid.token.compact() == token);
+        assert!(both.values().all(held), "the token of the source before is in service until verifiers know the keys");
+        token = client.token("jwt:payments").await;
+        assert!(to.verify_jwt(&token).is_some() && from.verify_jwt(&token).is_none());
+        assert_eq!(keys(&tokens.borrow()), 2);
+    }
+    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_come_anew_on_demand() {
+    let never_cached = JwtConfig { ttl: Duration::from_secs(300), cached_percent: 0 };
+    let world = World::prepare("payments,billing", |issuer| issuer.jwt = never_cached).await;
+    let refresh = world.refresh();
+    let world = world.run().await;
+    let mut client = Client::connect(&world).await;
+    client.subscribe(&["jwt:payments"]).await;
+    let first = client.token("jwt:payments").await;
+    assert_eq!(refresh.all().await.len(), 2);
+    // Tokens count seconds: within one they are the same but for the signature.
+    assert_ne!(client.token("jwt:payments").await, first);
+}

@@ -77,10 +77,10 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     if !config.jwt().svids.is_empty()
         && let Some(source) = in_service.and_then(|index| config.sources().get(index))
     {
-        let (asked, keys) =
-            tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(), config.jwt()))
-                .await
-                .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
+        let default = &config.secrets().default_identity;
+        let (asked, keys) = tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(default), config.jwt()))
+            .await
+            .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
         report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
     }
     super::print(&if args.json { report.json()? } else { report.tables() })?;

@@ -182,7 +182,8 @@ pub(super) struct Secrets {
     /// Answer a stream that opens with an empty list of names with everything the client may have, as SPIRE does.
     #[schemars(extend("default" = false))]
     pub(super) wildcard: Option<bool>,
-    /// Which of several identities is the default one. By default the first that the source names.
+    /// Which of several identities is the default one, also for tokens that name nobody. By default the first that the
+    /// source names.
     pub(super) default_identity: DefaultIdentity,
     /// Names of your own, beside those above and the SPIFFE IDs: see docs/names.md.
     pub(super) names: Option<Vec<Name>>,
@@ -218,7 +219,7 @@ pub(super) struct JwtSvid {
     /// several could pass the token on to another.
     #[schemars(extend("examples" = [["payments"], ["https://api.example.com"]]))]
     pub(super) audience: Option<Vec<Audience>>,
-    /// Whose token it is, by SPIFFE ID. By default that of the source's default identity.
+    /// Whose token it is, by SPIFFE ID. By default that of the default identity.
     #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
     pub(super) id: Option<String>,
     /// Whose token it is, by the hint of the identity; instead of `id`.

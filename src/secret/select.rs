@@ -1,9 +1,9 @@
 //! Which of several identities is the default one.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use super::Pattern;
-use crate::identity::{IdentitySnapshot, SpiffeId, Svid};
+use crate::identity::{Hint, IdentitySnapshot, SpiffeId};
 
 /// The choice of the default identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,15 +24,17 @@ impl DefaultIdentity {
     /// none in its place: a proxy with a wrong identity is worse than one that waits.
     #[must_use]
     pub fn choose(&self, snapshot: &IdentitySnapshot) -> Option<usize> {
-        snapshot.svids.iter().position(|svid| self.wants(svid))
+        snapshot.svids.iter().position(|svid| self.wants(&svid.id.to_string(), svid.hint.as_ref().map(Hint::as_str)))
     }
 
-    fn wants(&self, svid: &Arc<Svid>) -> bool {
+    /// Whether the identity with this SPIFFE ID and hint is as wanted; of several the first is the default one.
+    #[must_use]
+    pub fn wants(&self, id: &str, hint: Option<&str>) -> bool {
         match self {
             Self::First => true,
-            Self::Id(id) => svid.id == *id,
-            Self::Pattern(pattern) => pattern.matches(&svid.id.to_string()),
-            Self::Hint(hint) => svid.hint.as_ref().is_some_and(|it| it.as_str() == hint),
+            Self::Id(wanted) => wanted.to_string() == id,
+            Self::Pattern(pattern) => pattern.matches(id),
+            Self::Hint(wanted) => hint == Some(wanted),
         }
     }
 }
@@ -50,8 +52,10 @@ impl fmt::Display for DefaultIdentity {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{identity::Hint, secret::fixture};
+    use crate::secret::fixture;
 
     #[test]
     fn the_choice_is_by_order_id_pattern_or_hint() {

@@ -12,7 +12,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream::BoxStream};
 
 use super::{Endpoint, Source, SourceError, decode::Limits};
-use crate::identity::{IdentitySnapshot, TrustDomain, Workload};
+use crate::{
+    identity::{IdentitySnapshot, TrustDomain, Workload},
+    secret::DefaultIdentity,
+};
 
 /// Which Workload API to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,19 +56,27 @@ pub struct WorkloadApi {
     config: Config,
     deadlines: Deadlines,
     limits: Limits,
+    default: DefaultIdentity,
 }
 
 impl WorkloadApi {
     /// A source with default deadlines and limits. Nothing is opened yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, deadlines: Deadlines::default(), limits: Limits::default() }
+        Self { config, deadlines: Deadlines::default(), limits: Limits::default(), default: DefaultIdentity::default() }
     }
 
     /// With other deadlines.
     #[must_use]
     pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
         self.deadlines = deadlines;
+        self
+    }
+
+    /// With another choice of whose tokens are given to requests that name nobody. (Of X.509-SVIDs it gives all.)
+    #[must_use]
+    pub fn with_default(mut self, default: DefaultIdentity) -> Self {
+        self.default = default;
         self
     }
 

@@ -17,7 +17,7 @@ use spiffe_sds::{
     config::{Config, File, Flag, Sources},
     dev::{self, CaStep, DevIssuer, Rotation},
     identity::{JwtSnapshot, SpiffeId, TrustDomain},
-    source::{Endpoint, RenewalEvent},
+    source::{Endpoint, JwtRefresh, RenewalEvent},
 };
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -35,6 +35,8 @@ const BOUND: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
     pub(crate) issuer: DevIssuer,
+    /// One with other keys that takes over when the first is away.
+    pub(crate) standby: DevIssuer,
     directory: TempDir,
     app: Option<App>,
     renewals: broadcast::Receiver<RenewalEvent>,
@@ -46,18 +48,27 @@ pub(crate) struct World {
 impl World {
     /// `web` (the default) and `api` with the hint `internal`; serves `svids`, as the variable would say it.
     pub(crate) async fn prepare(svids: &str, change: impl FnOnce(&mut dev::Config)) -> Self {
+        Self::with(svids, "", change).await
+    }
+
+    /// The same with `more` in the configuration file.
+    pub(crate) async fn with(svids: &str, more: &str, change: impl FnOnce(&mut dev::Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let agent = Endpoint::Unix(directory.path().join("agent.sock"));
+        let [agent, standby] = ["agent.sock", "standby.sock"].map(|name| Endpoint::Unix(directory.path().join(name)));
         let mut config = dev::Config::new(TrustDomain::new("example.org").unwrap(), agent)
             .identity(SpiffeId::new(ID).unwrap(), None)
             .identity(SpiffeId::new("spiffe://example.org/api").unwrap(), Some("internal"));
         config.rotation = Rotation::Never;
         change(&mut config);
-        let issuer = DevIssuer::start(config).await.unwrap();
-        let text = "source: {backoff: {initial: 20ms, max: 200ms}, denied_grace: 300ms}".to_owned();
+        let issuer = DevIssuer::start(config.clone()).await.unwrap();
+        let standby = DevIssuer::start(dev::Config { listen: vec![standby], ..config }).await.unwrap();
+        let text = format!(
+            "source: {{backoff: {{initial: 20ms, max: 200ms}}, denied_grace: 300ms, \
+             failover: {{lost_after: 200ms, failback_after: 300ms}}}}\n{more}"
+        );
         let flag = |key: &str, value: String| Flag { flag: "--set", key: key.to_owned(), value };
         let flags = vec![
-            flag("source.workload_api.endpoint", issuer.endpoint().to_string()),
+            flag("source.workload_api.endpoints", format!("{},{}", issuer.endpoint(), standby.endpoint())),
             flag("listeners", format!("unix://{}", directory.path().join("sds.sock").display())),
             flag("jwt.svids", svids.to_owned()),
         ];
@@ -65,7 +76,16 @@ impl World {
         let config = Config::new(&Sources { file, flags, ..Sources::default() });
         let app = App::bind(&config.unwrap_or_else(|problems| panic!("{problems}"))).await.unwrap();
         let (renewals, tokens) = (app.renewals(), app.tokens());
-        Self { issuer, directory, app: Some(app), renewals, tokens, stop: CancellationToken::new(), running: None }
+        Self {
+            issuer,
+            standby,
+            directory,
+            app: Some(app),
+            renewals,
+            tokens,
+            stop: CancellationToken::new(),
+            running: None,
+        }
     }
 
     pub(crate) async fn run(mut self) -> Self {
@@ -76,6 +96,11 @@ impl World {
 
     pub(crate) async fn start(svids: &str, change: impl FnOnce(&mut dev::Config)) -> Self {
         Self::prepare(svids, change).await.run().await
+    }
+
+    /// What makes tokens due; before the program runs.
+    pub(crate) fn refresh(&self) -> JwtRefresh {
+        self.app.as_ref().unwrap().jwt_refresh()
     }
 
     /// From now on.

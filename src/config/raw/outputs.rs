@@ -65,7 +65,7 @@ pub(in crate::config) struct JwtFile {
     /// For whom the token is. Required; one is best.
     #[schemars(extend("examples" = [["payments"]]))]
     pub(in crate::config) audience: Option<Vec<Audience>>,
-    /// Whose token it is, by SPIFFE ID. By default that of the source's default identity.
+    /// Whose token it is, by SPIFFE ID. By default that of the default identity.
     #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
     pub(in crate::config) id: Option<String>,
     /// Whose token it is, by the hint of the identity; instead of `id`.

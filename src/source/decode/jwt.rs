@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::{Limits, bundle, shortened};
 use crate::{
     identity::{JwtBundle, JwtRequest, JwtSubject, JwtSvid, SpiffeId, TrustDomain},
+    secret::DefaultIdentity,
     workload_api_proto as proto,
 };
 
@@ -42,6 +43,14 @@ pub enum JwtError {
     NoSuchHint {
         /// The hint asked for.
         hint: String,
+    },
+    /// None of the workload's identities is the default one.
+    #[error(
+        "the source issued no JWT-SVID to the default identity, {wanted}; register it, or correct secrets.default_identity"
+    )]
+    NoDefault {
+        /// What is configured.
+        wanted: String,
     },
     /// More than [`Limits::svids`].
     #[error("the answer holds {count} JWT-SVIDs, more than the {limit} allowed; ask for one SPIFFE ID")]
@@ -108,7 +117,7 @@ pub enum JwtError {
     },
 }
 
-/// The token that answers `request`, out of a `FetchJWTSVID` answer. The tokens are moved out of `message`, and those
+/// The token that answers `request`, out of a `FetchJWTSVID` answer; `default` is whose it is if the request names nobody. The tokens are moved out of `message`, and those
 /// that are not wanted wiped.
 ///
 /// # Errors
@@ -116,6 +125,7 @@ pub enum JwtError {
 pub(crate) fn svid(
     message: &mut proto::JwtsvidResponse,
     request: &JwtRequest,
+    default: &DefaultIdentity,
     keys: &JwtBundles,
     limits: &Limits,
     now: SystemTime,
@@ -126,14 +136,17 @@ pub(crate) fn svid(
     if count > limits.svids {
         return Err(JwtError::TooManyTokens { count, limit: limits.svids });
     }
-    // The first is the default, and of equal hints the first counts (Workload API, sections 6.2 and 8).
-    let wanted = match &request.subject {
-        JwtSubject::Hint(hint) => wire.into_iter().find(|(_, _, it)| it == hint.as_str()),
-        JwtSubject::Default | JwtSubject::Id(_) => wire.into_iter().next(),
+    let mut wire = wire.into_iter();
+    // The first is the source's default, and of equal hints the first counts (Workload API, sections 6.2 and 8).
+    let wanted = match (&request.subject, default) {
+        (JwtSubject::Id(_), _) | (JwtSubject::Default, DefaultIdentity::First) => wire.next(),
+        (JwtSubject::Hint(hint), _) => wire.find(|(_, _, it)| it == hint.as_str()),
+        (JwtSubject::Default, chosen) => wire.find(|(id, _, hint)| chosen.wants(id, Some(hint))),
     };
     let Some((name, token, hint)) = wanted else {
         return Err(match &request.subject {
             JwtSubject::Hint(hint) if count > 0 => JwtError::NoSuchHint { hint: hint.as_str().to_owned() },
+            JwtSubject::Default if count > 0 => JwtError::NoDefault { wanted: default.to_string() },
             _ => JwtError::NoToken,
         });
     };

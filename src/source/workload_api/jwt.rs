@@ -12,6 +12,7 @@ use tonic::Streaming;
 use super::{WorkloadApi, channel, session::Client, session::request};
 use crate::{
     identity::{JwtRequest, JwtSubject, JwtSvid, Workload},
+    secret::DefaultIdentity,
     source::{
         JwtSource, SourceError,
         decode::jwt::{self, JwtBundles},
@@ -46,15 +47,16 @@ impl JwtSource for WorkloadApi {
 
 impl WorkloadApi {
     async fn fetch_jwt(&self, wanted: &JwtRequest, keys: &JwtBundles) -> Result<JwtSvid, SourceError> {
-        let spiffe_id = match &wanted.subject {
-            JwtSubject::Id(id) => id.to_string(),
-            JwtSubject::Default | JwtSubject::Hint(_) => String::new(),
+        let spiffe_id = match (&wanted.subject, &self.default) {
+            (JwtSubject::Id(id), _) | (JwtSubject::Default, DefaultIdentity::Id(id)) => id.to_string(),
+            // The answer then has a token of each identity.
+            (JwtSubject::Default | JwtSubject::Hint(_), _) => String::new(),
         };
         let message = JwtsvidRequest { audience: wanted.audience.iter().cloned().collect(), spiffe_id };
         let mut client = self.jwt_client().await?;
         let answer = self.within_first_message(client.fetch_jwtsvid(request(message))).await?;
         let mut answer = answer.map_err(|status| self.status(&status))?.into_inner();
-        Ok(jwt::svid(&mut answer, wanted, keys, &self.limits, SystemTime::now())?)
+        Ok(jwt::svid(&mut answer, wanted, &self.default, keys, &self.limits, SystemTime::now())?)
     }
 
     /// The next state of the keys, from a stream that is opened for the first one.

@@ -93,7 +93,8 @@ fn keys(jwks: &[Value]) -> JwtBundles {
 
 fn decoded(token: &str, keys: &JwtBundles) -> Result<JwtSvid, TokenError> {
     let mut message = message(&[(ID, token, "")]);
-    let decoded = svid(&mut message, &request(JwtSubject::Default), keys, &Limits::default(), at(NOW));
+    let decoded =
+        svid(&mut message, &request(JwtSubject::Default), &DefaultIdentity::First, keys, &Limits::default(), at(NOW));
     decoded.map_err(|error| match error {
         JwtError::Token { source, .. } => source,
         other => panic!("{other}"),
@@ -182,6 +183,26 @@ fn a_token_loses_its_voucher_with_its_key() {
 }
 
 #[test]
+fn the_default_is_the_one_that_was_chosen() {
+    let (signer, other) = (Signer::p256(), "spiffe://example.org/ns/x/api");
+    let api = signer.sign(&signer.header(), &with(claims(), "sub", other.into()));
+    let web = signer.honest();
+    let answer = [(ID, web.as_str(), ""), (other, api.as_str(), "external")];
+    let taken = |default: DefaultIdentity| {
+        let (mut message, request) = (message(&answer), request(JwtSubject::Default));
+        svid(&mut message, &request, &default, &JwtBundles::new(), &Limits::default(), at(NOW))
+            .map(|svid| svid.id.to_string())
+    };
+    assert_eq!(taken(DefaultIdentity::First).unwrap(), ID);
+    assert_eq!(taken(DefaultIdentity::Id(SpiffeId::new(other).unwrap())).unwrap(), other);
+    assert_eq!(taken(DefaultIdentity::Pattern("spiffe://example.org/ns/*/api".parse().unwrap())).unwrap(), other);
+    assert_eq!(taken(DefaultIdentity::Hint("external".to_owned())).unwrap(), other);
+    let error = taken(DefaultIdentity::Hint("internal".to_owned())).unwrap_err();
+    assert!(matches!(&error, JwtError::NoDefault { wanted } if wanted.contains("internal")), "{error}");
+    assert_eq!(crate::source::SourceError::from(error).kind(), crate::source::ErrorKind::NotEntitled);
+}
+
+#[test]
 fn the_subject_decides_which_token_is_taken() {
     let (signer, other) = (Signer::p256(), "spiffe://example.org/api");
     let api = signer.sign(&signer.header(), &with(claims(), "sub", other.into()));
@@ -189,7 +210,7 @@ fn the_subject_decides_which_token_is_taken() {
     let answer = [(ID, web.as_str(), "internal"), (other, api.as_str(), "external")];
     let taken = |subject, answer: &[(&str, &str, &str)]| {
         let limits = Limits::default();
-        svid(&mut message(answer), &request(subject), &JwtBundles::new(), &limits, at(NOW))
+        svid(&mut message(answer), &request(subject), &DefaultIdentity::First, &JwtBundles::new(), &limits, at(NOW))
             .map(|svid| svid.id.to_string())
     };
     let hint = |hint| JwtSubject::Hint(Hint::new(hint).unwrap());
