@@ -53,6 +53,8 @@ pub struct Config {
     /// One whole roll-over of the own CA (prepare, activate, retire) takes this long, and the next one follows.
     /// `None` leaves the CA alone.
     pub ca_rotate_every: Option<Duration>,
+    /// The same of the own JWT keys. Tokens of a retired key are refused, so they should live a third of this at most.
+    pub jwt_rotate_every: Option<Duration>,
     /// Whether leaves are signed by an intermediate, so that chains have two certificates.
     pub intermediate: bool,
     /// Whether `FetchX509Bundles` too is denied while there is no identity.
@@ -95,6 +97,7 @@ impl Config {
             ttl: Duration::from_secs(3600),
             rotation: Rotation::default(),
             ca_rotate_every: None,
+            jwt_rotate_every: None,
             intermediate: false,
             bundles_need_identity: false,
             jwt: JwtConfig::default(),

@@ -229,7 +229,8 @@ fn issuer_config(args: &Args, ids: &Ids, directory: &Path) -> dev::Config {
     let mut config = config.identity(ids.frontend.clone(), None).identity(ids.backend.clone(), None);
     config.ttl = args.ttl.unwrap_or(Duration::from_secs(20));
     config.rotation = dev::Rotation::Every(args.rotate_every.unwrap_or(Duration::from_secs(3)));
-    config.jwt = dev::JwtConfig { ttl: TOKEN_TTL, ..dev::JwtConfig::default() };
+    config.jwt = dev::JwtConfig { ttl: args.jwt_ttl.unwrap_or(TOKEN_TTL), ..dev::JwtConfig::default() };
+    config.jwt_rotate_every = args.jwt_rotate_every;
     config.ca_rotate_every = Some(args.ca_rotate_every.unwrap_or(Duration::from_secs(30)));
     config
 }

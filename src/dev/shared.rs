@@ -55,6 +55,13 @@ impl Shared {
         })
     }
 
+    pub(super) fn own_jwt_key_step(&self, step: CaStep) -> Result<(), DevError> {
+        self.change(|state, _| {
+            let own = state.trust_domain().clone();
+            state.jwt_key_step(&own, step)
+        })
+    }
+
     /// Makes one change, publishes it as one message and tells of it.
     pub(super) fn change(
         &self,
