@@ -140,6 +140,10 @@ fn bootstraps_and_fragments_are_yaml_that_names_what_was_asked() {
         .stdout(injects().and(contains("clusters").not()));
     spiffe_sds(&token).assert().code(2).stderr(contains("--upstream"));
     spiffe_sds(&["bootstrap", "--fragment", "token"]).assert().code(1).stderr(contains("needs --token"));
+    spiffe_sds(&["bootstrap", "--fragment", "jwt"]).assert().code(1).stderr(contains("needs --verify-jwt"));
+    let verify = ["bootstrap", "--fragment", "jwt", "--verify-jwt", "example.org=a", "--verify-jwt", "example.org=b"];
+    let parts = contains("http://spiffe-sds/jwks/example.org").and(contains("/run/spiffe-sds/bundles.sock"));
+    spiffe_sds(&verify).assert().success().stdout(parts.and(contains("- a\n").and(contains("- b\n"))));
     spiffe_sds(&["bootstrap", "--connect", "sds.sock"]).assert().code(2).stderr(contains("is no SPIFFE endpoint"));
     spiffe_sds(&["bootstrap", "--variant", "dleta"])
         .assert()
@@ -169,6 +173,7 @@ mod check {
             ttl: Duration::from_secs(3600),
             rotation: Rotation::Never,
             ca_rotate_every: None,
+            jwt_rotate_every: None,
             intermediate: false,
             bundles_need_identity: identities.is_empty(),
             jwt: JwtConfig::default(),
@@ -223,4 +228,16 @@ mod check {
         spiffe_sds(&["check", "--endpoint", &endpoint]).assert().code(1).stdout(is_empty()).stderr(refused);
         issuer.shutdown().await;
     }
+}
+
+#[cfg(feature = "dev-issuer")]
+#[test]
+fn the_development_issuer_rolls_its_jwt_keys_over() {
+    let flags = ["dev", "--jwt-ttl", "2s", "--jwt-rotate-every", "300ms", "--duration", "1s"];
+    let steps = ["prepare", "activate", "retire"].map(|step| format!("jwt {step}"));
+    let mut run = spiffe_sds(&flags).assert().success();
+    for step in steps {
+        run = run.stdout(contains(step));
+    }
+    spiffe_sds(&["dev", "--jwt-ttl", "1s"]).assert().failure().stderr(contains("is shorter than 2s"));
 }

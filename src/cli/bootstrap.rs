@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 
 use crate::{
-    envoy::{self, Action, Bootstrap, Inject, Listener, Sds, Tls, Upstream},
-    identity::SpiffeId,
+    envoy::{self, Action, Bootstrap, Inject, JwtVerifier, Listener, Sds, Tls, Upstream},
+    identity::{SpiffeId, TrustDomain},
     source::Endpoint,
 };
 
@@ -19,6 +19,7 @@ use crate::{
      "spiffe-sds bootstrap --variant ads-delta --peer spiffe://example.org/client"),
     ("One that puts a token into each request to an mTLS server",
      "spiffe-sds bootstrap --token jwt:payments --upstream 10.0.0.7:8443 --listen 127.0.0.1:8080"),
+    ("One that lets in only who has a JWT-SVID for it, besides mTLS", "spiffe-sds bootstrap --verify-jwt example.org=payments"),
     ("What to add to an Envoy configuration that you have already",
      "spiffe-sds bootstrap --fragment cluster; spiffe-sds bootstrap --fragment secrets --certificate spiffe://example.org/web"),
 ]))]
@@ -48,6 +49,13 @@ pub(super) struct Args {
     /// Where requests with the token go.
     #[arg(long, value_name = "IP:PORT", requires = "token", group = "goal")]
     upstream: Option<SocketAddr>,
+    /// Lets in only requests that carry a JWT-SVID of this trust domain for this audience; can be repeated, and then
+    /// any one of them will do. The keys come from --bundles.
+    #[arg(long, value_name = "TRUST_DOMAIN=AUDIENCE", value_parser = verifier)]
+    verify_jwt: Vec<(TrustDomain, String)>,
+    /// Where the server's bundle endpoint (`bundle_endpoint.listeners`) listens: unix:///absolute/path or tcp://IP:port.
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:///run/spiffe-sds/bundles.sock")]
+    bundles: Endpoint,
     /// Where Envoy listens.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
@@ -84,6 +92,8 @@ enum Fragment {
     Secrets,
     /// The injection of --token: an entry of `http_filters`.
     Token,
+    /// The verification of --verify-jwt: an entry of `http_filters`, and the connection to the keys.
+    Jwt,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -99,11 +109,7 @@ fn render(args: &Args) -> anyhow::Result<String> {
         Variant::AdsSotw => envoy::Variant::AdsSotw,
         Variant::AdsDelta => envoy::Variant::AdsDelta,
     };
-    let address = match args.connect.clone() {
-        Endpoint::Unix(path) => envoy::Address::Unix(path),
-        Endpoint::Tcp(address) => envoy::Address::Tcp(address),
-    };
-    let server = Sds::new(variant, address);
+    let server = Sds::new(variant, address(&args.connect));
     let tls = args.peer.iter().fold(Tls::new(&args.certificate, &args.validation), |tls, id| tls.peer(id.to_string()));
     Ok(match args.fragment {
         Some(Fragment::Cluster) => Bootstrap::cluster_fragment(&server)?,
@@ -112,24 +118,71 @@ fn render(args: &Args) -> anyhow::Result<String> {
             let token = args.token.as_ref().context("--fragment token needs --token: which one shall be injected?")?;
             Bootstrap::token_fragment(&server, &Inject::token(token))?
         }
-        None => {
-            let bootstrap = Bootstrap::new(&args.node_id, &args.node_cluster, server);
-            let bootstrap = match (&args.token, args.upstream) {
-                (Some(token), Some(upstream)) => {
-                    let egress = Listener::new("egress", args.listen, Action::forward("upstream"));
-                    let upstream = Upstream::new("upstream", upstream).tls(tls);
-                    bootstrap.listener(egress.inject(Inject::token(token))).upstream(upstream)
-                }
-                _ => {
-                    let answer = Action::respond("hello from mTLS\n");
-                    bootstrap.listener(Listener::new("mtls", args.listen, answer).tls(tls))
-                }
-            };
-            match args.admin {
-                Some(admin) => bootstrap.admin(admin),
-                None => bootstrap,
-            }
-            .to_yaml()?
+        Some(Fragment::Jwt) => {
+            let verifiers = args.verifiers();
+            ensure!(!verifiers.is_empty(), "--fragment jwt needs --verify-jwt: whose tokens, and for whom?");
+            Bootstrap::jwt_fragment(&address(&args.bundles), &verifiers)?
         }
+        None => whole(args, server, tls).to_yaml()?,
     })
+}
+
+fn whole(args: &Args, server: Sds, tls: Tls) -> Bootstrap {
+    let bootstrap = Bootstrap::new(&args.node_id, &args.node_cluster, server);
+    let (listener, upstream) = match (&args.token, args.upstream) {
+        (Some(token), Some(upstream)) => {
+            let egress = Listener::new("egress", args.listen, Action::forward("upstream"));
+            (egress.inject(Inject::token(token)), Some(Upstream::new("upstream", upstream).tls(tls)))
+        }
+        _ => (Listener::new("mtls", args.listen, Action::respond("hello from mTLS\n")).tls(tls), None),
+    };
+    let bootstrap = bootstrap.listener(args.verifiers().into_iter().fold(listener, Listener::jwt));
+    let bootstrap = upstream.into_iter().fold(bootstrap, Bootstrap::upstream);
+    let bootstrap = if args.verify_jwt.is_empty() { bootstrap } else { bootstrap.bundles(address(&args.bundles)) };
+    args.admin.into_iter().fold(bootstrap, Bootstrap::admin)
+}
+
+fn address(endpoint: &Endpoint) -> envoy::Address {
+    match endpoint.clone() {
+        Endpoint::Unix(path) => envoy::Address::Unix(path),
+        Endpoint::Tcp(address) => envoy::Address::Tcp(address),
+    }
+}
+
+impl Args {
+    /// One for each trust domain, with all the audiences that are written for it.
+    fn verifiers(&self) -> Vec<JwtVerifier> {
+        let mut verifiers: Vec<JwtVerifier> = Vec::new();
+        for (trust_domain, audience) in &self.verify_jwt {
+            match verifiers.iter_mut().find(|known| known.trust_domain == trust_domain.to_string()) {
+                Some(known) => known.audiences.push(audience.clone()),
+                None => verifiers.push(JwtVerifier::new(trust_domain.to_string(), audience)),
+            }
+        }
+        verifiers
+    }
+}
+
+fn verifier(text: &str) -> Result<(TrustDomain, String), String> {
+    let example = "write such as example.org=payments";
+    match text.split_once('=') {
+        Some((_, "")) | None => Err(format!("has no audience; {example}")),
+        Some((trust_domain, audience)) => TrustDomain::new(trust_domain)
+            .map(|trust_domain| (trust_domain, audience.to_owned()))
+            .map_err(|error| format!("{error}; {example}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_is_a_trust_domain_and_an_audience() {
+        let (trust_domain, audience) = verifier("example.org=https://api.example.com/?a=b").unwrap();
+        assert_eq!((trust_domain.as_ref(), audience.as_str()), ("example.org", "https://api.example.com/?a=b"));
+        for wrong in ["example.org", "example.org=", "=payments", "Example Org=payments"] {
+            assert!(verifier(wrong).unwrap_err().ends_with("write such as example.org=payments"), "{wrong}");
+        }
+    }
 }

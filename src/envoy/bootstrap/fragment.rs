@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Bootstrap, Error, check_socket, check_tls};
-use crate::envoy::{Inject, Sds, Tls, yaml};
+use crate::envoy::{Address, Inject, JwtVerifier, Sds, Tls, jwt, yaml};
 
 impl Bootstrap {
     /// The connection to this server alone: the cluster, and `ads_config` where the variant has one. For pasting into
@@ -39,5 +39,17 @@ impl Bootstrap {
             return Err(Error::SecretName { place: "the fragment".to_owned() });
         }
         Ok(yaml::render(&json!({ "http_filters": [inject.filter(sds)] }))?)
+    }
+
+    /// The verification of inbound JWT-SVIDs alone: an entry for the `http_filters` of a connection manager, the first
+    /// one, and the cluster that leads to the keys.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn jwt_fragment(bundles: &Address, verifiers: &[JwtVerifier]) -> Result<String, Error> {
+        check_socket(bundles)?;
+        let filters: Vec<_> = jwt::filter(verifiers).into_iter().collect();
+        let clusters = json!({ "clusters": [jwt::cluster(bundles)] });
+        Ok(yaml::render(&json!({ "http_filters": filters, "static_resources": clusters }))?)
     }
 }
