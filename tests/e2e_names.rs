@@ -106,6 +106,9 @@ names:
       - uri: { prefix: spiffe://domain.test/cli }
   - name: everyone
     bundle: all
+  - name: plain-named
+    bundle: domain.test
+    flavour: plain
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,8 +130,12 @@ async fn table(binary: &EnvoyBinary, variant: Variant) {
     let dir = tempfile::tempdir().unwrap();
     let bootstrap = Bootstrap::new("n1", "e2e", sds(&world, variant));
     let bootstrap = bootstrap.metadata("app", "web").metadata("role", "workload").metadata("peer", "client");
-    let listeners =
-        [("spiffe", "sds://web", "sds://web-ca"), ("plain", "by-hint", "plain-ca"), ("open", "default", "everyone")];
+    let listeners = [
+        ("spiffe", "sds://web", "sds://web-ca"),
+        ("plain", "by-hint", "plain-ca"),
+        ("open", "default", "everyone"),
+        ("named", "default", "plain-named"),
+    ];
     let envoy = envoy(binary, &dir, bootstrap, &listeners).await;
     let (server, client, stranger) = (world.svid("workload"), world.svid("client"), world.svid("stranger"));
     for (listener, shown, allowed) in [("spiffe", &server, false), ("plain", &client, false), ("open", &server, true)] {
@@ -136,6 +143,14 @@ async fn table(binary: &EnvoyBinary, variant: Variant) {
         assert_eq!(tls::request(address, &client).await, Ok(shown.serial.clone()), "{variant} {listener}");
         let refused = tls::request(address, &stranger).await;
         assert_eq!(refused.is_ok(), allowed, "{variant} {listener}: {refused:?}");
+    }
+    // With `suppress_client_ca_list` Envoy tells nobody whom it trusts; without, everybody before the handshake is over.
+    // Before 1.39 the field is not sent.
+    let known = *binary != oldest();
+    for (listener, suppressed) in [("spiffe", known), ("plain", known), ("open", false), ("named", false)] {
+        let authorities = tls::asked_for(port(&envoy, listener).await).await;
+        let named = authorities.unwrap_or_else(|| panic!("{variant} {listener}: no certificate was asked for"));
+        assert_eq!(named.is_empty(), suppressed, "{variant} {listener} on {}: {named:?}", binary.version());
     }
     // A rotation reaches names that only this client has.
     world.issuer.rotate().unwrap();

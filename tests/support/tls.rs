@@ -1,6 +1,10 @@
 //! A client with any certificate, also one that no honest program would present.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use spiffe_sds::dev::Issued;
 use tokio::{
@@ -11,10 +15,14 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, SignatureScheme,
+        client::{
+            ResolvesClientCert, WantsClientCert,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
         crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
         pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+        sign::CertifiedKey,
     },
 };
 
@@ -38,6 +46,18 @@ pub async fn request_to(address: SocketAddr, name: &str, present: &Issued) -> Re
     }
 }
 
+/// The authorities that the server names when it asks for a certificate, as DER; `None` if it does not ask.
+pub async fn asked_for(address: SocketAddr) -> Option<Vec<Vec<u8>>> {
+    let asked = Arc::new(Asked::default());
+    let config = builder().with_client_cert_resolver(asked.clone());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("server").unwrap();
+    // In TLS 1.3 our side is done before the server refuses.
+    let handshake = timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await;
+    handshake.expect("a handshake in time").unwrap();
+    asked.0.lock().unwrap().take()
+}
+
 async fn exchange(address: SocketAddr, name: &str, present: &Issued) -> std::io::Result<(String, String)> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -57,16 +77,33 @@ fn serial(der: &[u8]) -> String {
 }
 
 fn config(present: &Issued) -> ClientConfig {
-    let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = present.svid.chain.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(present.svid.key.pkcs8_der().to_vec()));
+    builder().with_client_auth_cert(chain, key).unwrap()
+}
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
     ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_client_auth_cert(chain, key)
-        .unwrap()
+}
+
+/// Has no certificate, and remembers what it was asked for.
+#[derive(Debug, Default)]
+struct Asked(Mutex<Option<Vec<Vec<u8>>>>);
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        *self.0.lock().unwrap() = Some(authorities.iter().map(|name| name.to_vec()).collect());
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// Talks to whoever has the key of the certificate it shows: what is tested is whether the server talks to us.
