@@ -187,7 +187,7 @@ impl App {
             tokens: self.store.watch_jwt(&Workload::Own),
             streams: self.server.streams().clone(),
             journal: self.server.journal().clone(),
-            actions: Actions { logs: self.logs.clone(), refresh_tokens: None },
+            actions: Actions { logs: self.logs.clone(), refresh_tokens: self.token_refresh() },
         }
     }
 
@@ -231,6 +231,12 @@ impl App {
     #[must_use]
     pub fn tokens(&self) -> watch::Receiver<Arc<JwtSnapshot>> {
         self.store.watch_jwt(&Workload::Own)
+    }
+
+    /// The same for the admin pages, if any token is served.
+    fn token_refresh(&self) -> Option<Arc<dyn Fn() -> usize + Send + Sync>> {
+        let refresh = self.jwt.refresh();
+        if refresh.tokens().is_empty() { None } else { Some(Arc::new(move || refresh.all())) }
     }
 
     /// What makes tokens due before their time, while the program runs.

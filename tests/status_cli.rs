@@ -64,3 +64,17 @@ async fn what_cannot_be_done_is_said() {
     assert!(error.contains("no server answers at /nowhere.sock"), "{error}");
     site.stop().await;
 }
+
+#[tokio::test]
+async fn tokens_are_asked_for_again() {
+    let site = Site::ready(&[("jwt.svids", "payments,billing")]).await;
+    let fetched = async |wanted: u64| {
+        let mut traffic = site.issuer.traffic();
+        bounded(traffic.wait_for(|traffic| traffic.jwt_fetches == wanted)).await.unwrap();
+    };
+    fetched(2).await;
+    let (code, text, _) = run(&site, &["refresh-tokens"]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "asking for 2 tokens again\n"));
+    fetched(4).await;
+    site.stop().await;
+}

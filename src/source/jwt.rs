@@ -148,7 +148,7 @@ impl JwtSupervisor {
             idle: config.is_idle(),
             policy,
             reporter: Reporter::new(EVENTS_KEPT),
-            refresh: JwtRefresh::new(),
+            refresh: JwtRefresh::new(config.svids.clone()),
             rng: fastrand::Rng::new(),
             clock: Box::new(SystemTime::now),
         };
@@ -176,7 +176,7 @@ impl JwtSupervisor {
         self.reporter.subscribe()
     }
 
-    /// What makes tokens due before their time. Take it before [`run`](Self::run) takes the supervisor.
+    /// What makes tokens due before their time. Obtain it before [`run`](Self::run) takes the supervisor.
     #[must_use]
     pub fn refresh(&self) -> JwtRefresh {
         self.refresh.0.clone()
@@ -185,8 +185,6 @@ impl JwtSupervisor {
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         if self.idle {
-            // Whoever demands something is told that there is nothing.
-            self.refresh.1.close();
             shutdown.cancelled().await;
             return;
         }
@@ -205,7 +203,7 @@ impl JwtSupervisor {
                     keys = self.follow_keys();
                     Vec::new()
                 }
-                Some(demand) = self.refresh.1.recv() => self.demanded(demand),
+                Some(only) = self.refresh.1.recv() => self.demanded(only),
                 Some((index, fetched)) = fetches.next() => self.fetched(index, fetched),
                 Some(news) = keys.next() => self.keys_news(news),
                 () = sleep(nap) => Vec::new(),
@@ -244,17 +242,14 @@ impl JwtSupervisor {
         }
     }
 
-    fn demanded(&mut self, demand: Demand) -> Vec<RenewalEvent> {
+    fn demanded(&mut self, only: Demand) -> Vec<RenewalEvent> {
         let now = self.now();
-        let wanted = |schedule: &&mut Schedule| demand.only.as_ref().is_none_or(|only| schedule.request() == only);
+        let wanted = |schedule: &&mut Schedule| only.as_ref().is_none_or(|only| schedule.request() == only);
         let due: Vec<&mut Schedule> = self.schedules.iter_mut().filter(wanted).collect();
         let spread = spread(due.len());
-        let requests = due.into_iter().map(|schedule| {
+        for schedule in due {
             schedule.hasten(spread.mul_f64(self.rng.f64()), now);
-            schedule.request().clone()
-        });
-        // Who does not wait for the answer has its tokens all the same.
-        let _ = demand.answer.send(requests.collect());
+        }
         Vec::new()
     }
 
@@ -274,16 +269,15 @@ impl JwtSupervisor {
     /// Does what is due, after whatever has happened.
     fn ring(&mut self) -> Vec<RenewalEvent> {
         let now = self.now();
-        let mut events = Vec::new();
+        let former = |keys: &Keys, schedule: &Schedule| schedule.svid().is_some_and(|svid| keys.rests_on_former(svid));
+        let schedules = &self.schedules;
+        let mut events = self.keys.on_alarm(|keys| schedules.iter().any(|schedule| former(keys, schedule)), now);
         for index in 0..self.schedules.len() {
             events.extend(self.advance(index, now, |schedule, keys| {
                 let admitted = schedule.admit(keys, now);
                 admitted.into_iter().chain(schedule.on_alarm(now)).collect()
             }));
         }
-        let former = |schedule: &Schedule| schedule.svid().is_some_and(|svid| self.keys.rests_on_former(svid));
-        let needed = self.schedules.iter().any(former);
-        events.extend(self.keys.on_alarm(needed, now));
         events
     }
 
@@ -296,9 +290,12 @@ impl JwtSupervisor {
         step: impl FnOnce(&mut Schedule, &Keys) -> Vec<RenewalEvent>,
     ) -> Vec<RenewalEvent> {
         let Some(schedule) = self.schedules.get_mut(index) else { return Vec::new() };
-        let former = schedule.svid().filter(|svid| self.keys.rests_on_former(svid)).cloned();
+        let before = schedule.svid().cloned();
         let events = step(schedule, &self.keys);
-        if former.is_some() && former.as_ref() != schedule.svid() {
+        if !events.is_empty()
+            && let Some(before) = before.filter(|before| schedule.svid() != Some(before))
+            && self.keys.rests_on_former(&before)
+        {
             self.keys.extend(now);
         }
         events

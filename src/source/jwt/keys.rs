@@ -43,6 +43,8 @@ pub(super) struct Keys {
     settling: Settling,
     /// All of it.
     shown: JwtBundles,
+    /// Counts whatever could change a verdict about a token.
+    era: u64,
     failures: u32,
     withdrawn_at: Option<StdInstant>,
 }
@@ -75,6 +77,7 @@ impl Keys {
             before: JwtBundles::new(),
             settling: Settling::Done,
             shown: JwtBundles::new(),
+            era: 0,
             failures: 0,
             withdrawn_at: None,
         }
@@ -90,8 +93,14 @@ impl Keys {
         &self.shown
     }
 
+    /// Verdicts of equal eras are equal: signatures need not be verified again.
+    pub(super) fn era(&self) -> u64 {
+        self.era
+    }
+
     /// Another source than `from` is in service: its keys stay until those of the new one are known everywhere.
     pub(super) fn switched(&mut self, from: usize) {
+        self.era = self.era.wrapping_add(1);
         let bundles = std::mem::take(&mut self.own);
         (self.failures, self.withdrawn_at) = (0, None);
         if !bundles.is_empty() {
@@ -125,7 +134,7 @@ impl Keys {
 
     /// Does what is due. `needed` says whether a token is in service that [only former keys](Self::rests_on_former)
     /// vouch for.
-    pub(super) fn on_alarm(&mut self, needed: bool, now: Moment) -> Vec<RenewalEvent> {
+    pub(super) fn on_alarm(&mut self, needed: impl FnOnce(&Self) -> bool, now: Moment) -> Vec<RenewalEvent> {
         if self.withdrawn_at.is_some_and(|at| now.steady >= at) {
             (self.withdrawn_at, self.settling) = (None, Settling::Done);
             self.own.clear();
@@ -134,12 +143,14 @@ impl Keys {
         }
         if matches!(self.settling, Settling::Until(at) if now.steady >= at) {
             self.settling = Settling::Done;
-        }
-        if needed {
-            self.extend(now);
+            self.era = self.era.wrapping_add(1);
         }
         let ended = |former: &Former| former.until.is_some_and(|until| now.steady >= until);
         if !self.former.iter().any(ended) {
+            return Vec::new();
+        }
+        if needed(self) {
+            self.extend(now);
             return Vec::new();
         }
         self.former.retain(|former| !ended(former));
@@ -167,13 +178,8 @@ impl Keys {
     }
 
     /// Whether verifiers can be expected to accept a token of the source in service.
-    pub(super) fn is_settled(&self, svid: &JwtSvid, now: Moment) -> bool {
-        let known = match self.settling {
-            Settling::Waiting => false,
-            Settling::Until(at) => now.steady >= at,
-            Settling::Done => true,
-        };
-        known || self.before.is_empty() || jwt::vouched(svid, &self.before).is_ok()
+    pub(super) fn is_settled(&self, svid: &JwtSvid) -> bool {
+        self.settling == Settling::Done || self.before.is_empty() || jwt::vouched(svid, &self.before).is_ok()
     }
 
     /// Whether a token lives on the keys of a source that is no longer in service.
@@ -195,6 +201,7 @@ impl Keys {
 
     /// Shows what is known now.
     fn show(&mut self) -> Vec<RenewalEvent> {
+        self.era = self.era.wrapping_add(1);
         self.before = merged(&JwtBundles::new(), self.former.iter().map(|former| &former.bundles));
         let shown = merged(&self.own, [&self.before]);
         let before = std::mem::replace(&mut self.shown, shown);

@@ -33,6 +33,8 @@ pub(super) struct Schedule {
     state: JwtState,
     /// The successor, while verifiers may not know its key yet.
     waiting: Option<Arc<JwtSvid>>,
+    /// In which era of the keys it was found to have to wait.
+    considered: Option<u64>,
     next: Next,
     /// When the source was asked last.
     asked: Option<Instant>,
@@ -64,6 +66,7 @@ impl Schedule {
             denied_grace: policy.denied_grace,
             state: JwtState::Pending,
             waiting: None,
+            considered: None,
             next: Next::Now,
             asked: None,
             failures: 0,
@@ -140,21 +143,25 @@ impl Schedule {
             tracing::debug!(subject = %self.request.subject, "the source repeated the same jwt svid");
             return Vec::new();
         }
-        self.waiting = Some(Arc::new(svid));
+        (self.waiting, self.considered) = (Some(Arc::new(svid)), None);
         self.admit(keys, now)
     }
 
     /// Puts the successor into service once verifiers can be expected to accept it: at once, but after a switch to a
     /// source with other keys. It never waits for longer than the one in service lasts.
     pub(super) fn admit(&mut self, keys: &Keys, now: Moment) -> Vec<RenewalEvent> {
+        let lasts = |held: &Arc<JwtSvid>| now.wall < leaves(&held.validity);
+        if self.considered == Some(keys.era()) && self.svid().is_some_and(lasts) {
+            return Vec::new();
+        }
         let Some(svid) = self.waiting.take() else { return Vec::new() };
         if let Err(source) = keys.judge(&svid) {
             let error = JwtError::Token { spiffe_id: svid.id.clone(), source };
             return self.on_failure(&error.into(), now);
         }
-        let good = |held: &Arc<JwtSvid>| keys.rests_on_former(held) && now.wall < leaves(&held.validity);
-        if !keys.is_settled(&svid, now) && self.svid().is_some_and(good) {
-            self.waiting = Some(svid);
+        let good = |held: &Arc<JwtSvid>| lasts(held) && keys.rests_on_former(held);
+        if !keys.is_settled(&svid) && self.svid().is_some_and(good) {
+            (self.waiting, self.considered) = (Some(svid), Some(keys.era()));
             return Vec::new();
         }
         let (spiffe_id, not_after) = (svid.id.clone(), svid.validity.not_after);
@@ -181,7 +188,7 @@ impl Schedule {
             && now.steady >= *deadline
         {
             let withdrawn = RenewalEvent::JwtWithdrawn { request: self.request.clone(), reason: reason.clone() };
-            self.state = JwtState::Gone(now.wall);
+            (self.state, self.waiting) = (JwtState::Gone(now.wall), None);
             return vec![withdrawn];
         }
         if now.wall >= leaves(&svid.validity) {
