@@ -18,7 +18,7 @@ use tokio::time::{Duration, timeout};
 
 use super::{
     debug::{Params, Refused},
-    view::{self, Clients, Event, Identity, Sight, Source, Token, Trust},
+    view::{self, Clients, Configuration, Event, Identity, InService, Sight, Source, Token, Trust},
 };
 
 /// Streams on one page.
@@ -40,6 +40,7 @@ struct Page<'a> {
     revision: u64,
     pending: Vec<(&'static str, String)>,
     sources: Vec<Source>,
+    in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
     trust: Vec<Trust>,
@@ -48,6 +49,7 @@ struct Page<'a> {
     params: &'a Params,
     pages: Pages,
     events: Vec<Event>,
+    configuration: Option<Arc<Configuration>>,
     can_log: bool,
     can_refresh: bool,
 }
@@ -79,6 +81,7 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
         revision,
         pending: conditions.filter_map(|it| Some((it.name, it.pending?.into_owned()))).collect(),
         sources: sight.sources(),
+        in_service: sight.in_service(),
         identities: view::identities(&state, now),
         tokens: view::tokens(&tokens),
         trust: view::trust(&state, &tokens, now),
@@ -87,6 +90,7 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
         params: &params,
         pages,
         events: sight.events("", 0, EVENTS).events,
+        configuration: sight.configuration.borrow().clone(),
         can_log: sight.actions.logs.is_some(),
         can_refresh: sight.actions.refresh_tokens.is_some(),
     };
