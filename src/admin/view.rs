@@ -175,8 +175,23 @@ pub(crate) fn seconds(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// The two largest units.
+/// The two largest units, such as `364d 23h` or `1m 5s`.
 pub(super) fn left(duration: Duration) -> String {
-    let full = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
-    full.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let seconds = duration.as_secs();
+    let units = [("d", seconds / 86_400), ("h", seconds / 3_600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
+    let largest = units.iter().position(|(_, count)| *count > 0).unwrap_or(3);
+    let shown = units.iter().skip(largest).take(2).filter(|(unit, count)| *count > 0 || *unit == "s" && seconds == 0);
+    shown.map(|(unit, count)| format!("{count}{unit}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said_in_two_units() {
+        let of = |seconds| left(Duration::from_secs(seconds));
+        let said = [of(0), of(65), of(60), of(3_600), of(86_399), of(31_535_990)];
+        assert_eq!(said, ["0s", "1m 5s", "1m", "1h", "23h 59m", "364d 23h"]);
+    }
 }

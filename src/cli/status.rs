@@ -177,7 +177,7 @@ impl Status {
             let expires = token.expires.clone().unwrap_or_default();
             (
                 style,
-                vec![token.subject.clone(), format!("JWT for {audience}"), expires, String::new(), token.state.clone()],
+                vec![token.subject.clone(), format!("JWT for {audience}"), expires, token.left(), token.state.clone()],
             )
         });
         let header = ["IDENTITY", "SERIAL", "NOT AFTER", "LEFT", "STATE"];
