@@ -42,7 +42,7 @@ impl Standing {
             problems: Vec::new(),
         };
         self.show(started, current, Some(reload));
-        let detail = format!("{} changed, {} wait for a restart", live.len(), waiting.len());
+        let detail = format!("{} applied, {} waiting for a restart", live.len(), waiting.len());
         self.journal.note(Weight::Notice, "configuration_reloaded", &"", &detail, &"");
     }
 

@@ -249,7 +249,7 @@ impl Status {
 
 /// A client's words, without what a terminal would obey.
 fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(120).collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(240).collect()
 }
 
 fn table(title: &str, header: &[&str], rows: Vec<(Style, Vec<String>)>) -> String {
