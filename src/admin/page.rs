@@ -4,6 +4,8 @@
 //! policy lets nothing run but the script of this answer.
 
 mod clients;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Borrow, sync::Arc, time::SystemTime};
 
@@ -191,19 +193,4 @@ fn clock(time: &str) -> &str {
 fn count(number: impl Borrow<usize>, what: &str) -> String {
     let number = *number.borrow();
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_carry_whatever_was_searched_for() {
-        assert_eq!(encoded("a b&c=\"<ü"), "a%20b%26c%3D%22%3C%C3%BC");
-    }
-
-    #[test]
-    fn nonces_differ() {
-        assert_ne!(nonce(), nonce());
-    }
 }

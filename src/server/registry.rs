@@ -22,6 +22,8 @@ use super::observe::Client;
 use crate::xds::{Lookup, ResourceName, ResourceSet, Status, Subscription, Version};
 
 pub use search::{Counts, Found, Query};
+#[cfg(test)]
+pub(crate) use tests::crowd;
 
 /// Every live stream. Clones are the same list.
 #[derive(Clone, Default)]
