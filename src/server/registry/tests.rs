@@ -77,7 +77,7 @@ pub(crate) fn crowd(count: usize) -> (Streams, impl Sized) {
         seat.sees(&now);
         for name in names.map(ResourceName::new) {
             seat.sent(&name, &version("7f3a"));
-            if number % 100 == 0 && name.as_str() == "default" {
+            if number.is_multiple_of(100) && name.as_str() == "default" {
                 seat.nacked(&name, &version("7f3a"), "Failed to load certificate chain from <inline>");
             } else {
                 seat.acked(&name, &version("7f3a"));
