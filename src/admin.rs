@@ -8,6 +8,7 @@
 //! | `/` | the page: sources, identities, trust, clients, events (`?q=`, `?state=`, `?offset=`) |
 //! | `/debug/sources`, `/debug/identities`, `/debug/trust` | the same as JSON |
 //! | `/debug/clients`, `/debug/events` | the same, searched and paged (`?q=`, `?offset=`, `?limit=`) |
+//! | `/debug/config` | the configuration in force, each value with its origin; the last reload; what waits for a restart |
 //! | `POST /actions/...` | what an operator can make the server do |
 //! | `ClientStatusDiscoveryService` | who holds what, over gRPC |
 //!
@@ -83,6 +84,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/debug/identities", get(debug::identities))
         .route("/debug/trust", get(debug::trust))
         .route("/debug/clients", get(debug::clients))
+        .route("/debug/config", get(debug::config))
         .route("/debug/events", get(debug::events))
         .route("/actions/resend", post(actions::resend))
         .route("/actions/refresh-tokens", post(actions::refresh_tokens))

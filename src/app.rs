@@ -4,6 +4,7 @@ mod notices;
 pub mod reload;
 mod run;
 mod service;
+mod standing;
 
 use std::{
     sync::Arc,
@@ -29,6 +30,7 @@ use crate::{
     },
 };
 use reload::Reload;
+use standing::{Shown, Standing};
 
 /// Why the program cannot start or go on.
 #[derive(Debug, Error)]
@@ -60,8 +62,6 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
-    /// The sources, the preferred one first, as people know them.
-    source: String,
     store: Arc<IdentityStore>,
     notifier: Notifier,
     systemd: systemd::Config,
@@ -70,6 +70,7 @@ pub struct App {
     hooks: Hooks,
     outputs: Outputs,
     logs: Option<logs::Control>,
+    configuration: Shown,
 }
 
 impl App {
@@ -95,7 +96,6 @@ impl App {
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
         let sources: Vec<_> = config.sources().iter().map(source::Config::source).collect();
-        let names = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
         let tokens =
@@ -112,7 +112,6 @@ impl App {
             admin,
             supervisor,
             jwt,
-            source: names,
             store,
             notifier,
             systemd: *config.systemd(),
@@ -121,6 +120,7 @@ impl App {
             hooks,
             outputs,
             logs: None,
+            configuration: Shown::default(),
         })
     }
 
@@ -134,7 +134,8 @@ impl App {
     /// What applies new configurations while the program runs; `sources` are those that it was bound with.
     #[must_use]
     pub fn reload(&self, sources: Sources) -> Reload {
-        Reload::new(sources, self.server.steering(), self.logs.clone(), self.notifier.clone())
+        let standing = Standing::new(self.configuration.clone(), self.server.journal().clone(), &sources);
+        Reload::new(sources, self.server.steering(), self.logs.clone(), self.notifier.clone(), standing)
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -182,7 +183,9 @@ impl App {
         Sight {
             started: SystemTime::now(),
             readiness: self.readiness().clone(),
-            sources: vec![(self.source.clone(), self.source())],
+            sources: self.supervisor.each(),
+            source: self.source(),
+            configuration: self.configuration.subscribe(),
             identities: self.identities(),
             tokens: self.store.watch_jwt(&Workload::Own),
             streams: self.server.streams().clone(),

@@ -27,8 +27,8 @@ use std::{
     sync::Arc,
 };
 
-pub use diff::{Change, diff};
-pub use env::FILE;
+pub use diff::{Change, Setting, changes, diff, settings};
+pub use env::{ADMIN, FILE};
 pub use error::{Error, Origin, Problem, Problems};
 pub use shape::{Key, keys, schema};
 

@@ -19,7 +19,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
 pub use files::Files;
 pub use jwt::{JwtRefresh, JwtSource, JwtSupervisor};
-pub use supervisor::{SourceStatus, Supervisor};
+pub use supervisor::{LineStatus, SourceStatus, Standing, Supervisor};
 pub use warm::WarmStart;
 pub use workload_api::WorkloadApi;
 

@@ -5,6 +5,7 @@
 #[path = "admin/counts.rs"]
 mod counts;
 #[path = "admin/fixture.rs"]
+#[allow(dead_code, reason = "shared with other files")]
 mod fixture;
 mod support;
 

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::{
 use fixture::Site;
 use prost::Message as _;
 use support::{
+    traces,
     world::{bounded, unix_channel},
     xds::Sotw,
 };
@@ -74,7 +75,8 @@ async fn a_rejection_stays_with_its_words_until_other_content_is_taken() {
     envoy.ack().await;
     let client = until(&site, &[("default", ConfigStatus::Synced), ("later", ConfigStatus::NotSent)]).await;
     let text = String::from_utf8_lossy(&client.encode_to_vec()).into_owned();
-    assert!(!text.contains("PRIVATE KEY") && !text.contains("CERTIFICATE"), "{text}");
+    assert!(!text.contains("PRIVATE KEY") && !text.contains("CERTIFICATE"));
+    traces::assert_none("CSDS", &text, &site.secrets());
     site.stop().await;
 }
 

@@ -12,7 +12,7 @@ use fixture::{Answer, Site};
 use serde_json::Value;
 use support::{
     chromium::Browser,
-    world::id,
+    traces,
     xds::{Sotw, envoy},
 };
 
@@ -52,7 +52,8 @@ async fn clients(site: &Site) -> (Sotw, Sotw) {
 
 #[tokio::test]
 async fn a_browser_sees_who_holds_what_and_sees_it_change() {
-    let site = Site::ready(&[]).await;
+    let site = Site::ready(&[("jwt.svids", "payments,billing")]).await;
+    site.until("/debug/identities", |answer| answer.body.matches("\"state\":\"valid\"").count() == 3).await;
     let (mut good, _bad) = clients(&site).await;
     let browser = Browser::start().await;
     browser.resize(1280, 900).await;
@@ -61,11 +62,13 @@ async fn a_browser_sees_who_holds_what_and_sees_it_change() {
     for text in ["spiffe://domain.test/workload", "domain.test", "envoy-1", "up to date", "rejected", "resource_sent"] {
         assert!(dom.contains(text), "{text} is not in {dom}");
     }
-    let key = site.issuer.svid(&id("workload")).unwrap();
-    assert!(!dom.contains("PRIVATE KEY") && !dom.contains("BEGIN"), "{key:?}");
+    assert!(!dom.contains("PRIVATE KEY") && !dom.contains("BEGIN") && !dom.contains("eyJ"));
+    let mut secrets = site.secrets();
+    traces::assert_none("the page", &dom, &secrets);
     assert_eq!(browser.run("return document.title").await, "spiffe-sds", "a client's text ran");
     assert_eq!(browser.run("return document.querySelectorAll('main img, main script').length").await, 0);
     browser.until("return document.getElementById('live').textContent === 'live'").await;
+    browser.run("window.same = 'document'").await;
     let serial = "document.querySelector('#identities h3 + p code').textContent";
     let before = browser.run(&format!("return {serial}")).await;
     site.issuer.rotate().unwrap();
@@ -73,6 +76,12 @@ async fn a_browser_sees_who_holds_what_and_sees_it_change() {
     good.ack().await;
     browser.until(&format!("return {serial} !== '{}'", before.as_str().unwrap())).await;
     browser.until("return document.getElementById('event-list').textContent.includes('svid_renewed')").await;
+    assert_eq!(browser.run("return window.same").await, "document", "the page was loaded again");
+    secrets.extend(site.secrets());
+    traces::assert_none("the page after a rotation", &browser.dom().await, &secrets);
+    for path in ["sources", "identities", "trust", "clients", "events"] {
+        traces::assert_none(path, &site.get(&format!("/debug/{path}?limit=1000")).await.body, &secrets);
+    }
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     site.stop().await;
 }
@@ -202,5 +211,27 @@ async fn garbage_and_floods_leave_the_data_path_alone() {
     envoy.expect(["default"]).await;
     floods.join_all().await;
     assert_eq!(site.get("/live").await.status, 200);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn it_is_complete_without_javascript() {
+    let site = Site::ready(&[]).await;
+    let (_good, _bad) = clients(&site).await;
+    let browser = Browser::start().await;
+    browser.without_scripts().await;
+    browser.open(&format!("http://{}/?state=error", site.address)).await;
+    assert_eq!(browser.run("return document.getElementById('live').textContent").await, "", "a script ran");
+    let dom = browser.dom().await;
+    for text in ["spiffe://domain.test/workload", "renewal due", "rejected", "resource_rejected", "Send again"] {
+        assert!(dom.contains(text), "{text} is not in {dom}");
+    }
+    assert_eq!(browser.run("return document.querySelectorAll('#client-list tbody').length").await, 1);
+    browser.run("document.querySelector('.search a').click()").await;
+    browser.until("return document.querySelectorAll('#client-list tbody').length === 2").await;
+    browser.run("document.querySelector('#client-list form button').click()").await;
+    browser
+        .until("return document.getElementById('event-list')?.textContent.includes('operator_resend') === true")
+        .await;
     site.stop().await;
 }

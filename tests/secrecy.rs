@@ -23,6 +23,7 @@ use spiffe_sds::{
     xds::{self, Origin, SECRET_TYPE_URL, Service, StreamState, Variant, WireSotw},
 };
 use support::{
+    traces,
     world::{DOMAIN, World, bounded, eventually, id, td},
     xds::{Delta, Raw, Sotw, framed, request},
 };
@@ -30,35 +31,8 @@ use tokio::net::UnixStream;
 
 const STREAM: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 
-/// Texts by which a PKCS#8 key gives itself away, whatever prints it. The header is the same in every key, so they are
-/// taken from the secret number behind it.
-fn traces(der: &[u8]) -> Vec<String> {
-    let mut traces = Vec::new();
-    for window in der[36..68].chunks(8) {
-        let separated = |format: fn(&u8) -> String, by: &str| window.iter().map(format).collect::<Vec<_>>().join(by);
-        traces.push(separated(|byte| byte.to_string(), ", "));
-        for by in ["", ":", " "] {
-            traces.push(separated(|byte| format!("{byte:02x}"), by));
-            traces.push(separated(|byte| format!("{byte:02X}"), by));
-        }
-        // `Bytes` shows itself as b"...".
-        let shown = format!("{:?}", Bytes::copy_from_slice(window));
-        traces.push(shown[2..shown.len() - 1].to_owned());
-    }
-    let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, der).unwrap();
-    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-    // Lines are 64 characters long and start on a multiple of 16.
-    traces.extend(body.as_bytes().chunks(16).skip(3).take(3).map(|it| String::from_utf8(it.to_vec()).unwrap()));
-    traces
-}
-
 fn assert_secret(what: &str, text: &str, keys: &[Vec<u8>]) {
-    for trace in keys.iter().flat_map(|key| traces(key)) {
-        if let Some(at) = text.find(&trace) {
-            let start = text[..at].rfind('\n').map_or(0, |it| it + 1);
-            panic!("{what} shows a private key: {}", text[start..].chars().take(400).collect::<String>());
-        }
-    }
+    traces::assert_none(what, text, &keys.iter().flat_map(|key| traces::of_key(key)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -66,7 +40,7 @@ fn the_traces_find_what_they_look_for() {
     let der: Vec<u8> = (0..138).collect();
     let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, &der).unwrap();
     for leak in [format!("{der:?}"), format!("{:?}", Bytes::from(der.clone())), pem] {
-        assert!(traces(&der).iter().any(|trace| leak.contains(trace)), "{leak}");
+        assert!(traces::of_key(&der).iter().any(|trace| leak.contains(trace)), "{leak}");
     }
 }
 

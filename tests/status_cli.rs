@@ -30,7 +30,7 @@ async fn the_table_tells_who_refused_what() {
     let site = Site::ready(&[]).await;
     let (code, text, _) = run(&site, &["status"]).await;
     assert_eq!(code, Some(0), "{text}");
-    for word in ["Sources", "up", "spiffe://domain.test/workload", "valid", "0 streams"] {
+    for word in ["Sources", "active", "spiffe://domain.test/workload", "valid", "0 streams"] {
         assert!(text.contains(word), "{word} is not in {text}");
     }
     let mut envoy = Sotw::secrets(&site.xds().await).await;

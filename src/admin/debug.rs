@@ -68,8 +68,15 @@ pub(super) async fn sources(State(sight): State<Arc<Sight>>) -> Json<Value> {
 
 pub(super) async fn identities(State(sight): State<Arc<Sight>>) -> Json<Value> {
     let (state, tokens) = (sight.identities.borrow().clone(), sight.tokens.borrow().clone());
-    let identities = view::identities(&state, SystemTime::now());
-    Json(json!({ "identities": identities, "tokens": view::tokens(&tokens) }))
+    let now = SystemTime::now();
+    let identities = view::identities(&state, now);
+    Json(json!({ "in_service": sight.in_service(), "identities": identities, "tokens": view::tokens(&tokens, now) }))
+}
+
+pub(super) async fn config(State(sight): State<Arc<Sight>>) -> Result<Json<view::Configuration>, Refused> {
+    let configuration = sight.configuration.borrow().as_deref().cloned();
+    let unknown = "this server is part of a program that does not say what it was configured with";
+    configuration.map(Json).ok_or_else(|| (StatusCode::NOT_IMPLEMENTED, Json(json!({ "error": unknown }))))
 }
 
 pub(super) async fn trust(State(sight): State<Arc<Sight>>) -> Json<Value> {

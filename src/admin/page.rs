@@ -3,7 +3,11 @@
 //! Node IDs, names and rejections are what clients say: the template escapes everything, and the content security
 //! policy lets nothing run but the script of this answer.
 
-use std::{sync::Arc, time::SystemTime};
+mod clients;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Borrow, sync::Arc, time::SystemTime};
 
 use askama::Template;
 use axum::{
@@ -18,13 +22,15 @@ use tokio::time::{Duration, timeout};
 
 use super::{
     debug::{Params, Refused},
-    view::{self, Clients, Event, Identity, Sight, Source, Token, Trust},
+    view::{self, Clients, Configuration, Event, Identity, InService, Sight, Source, Token, Trust},
 };
 
 /// Streams on one page.
 const STREAMS: usize = 50;
-/// Names shown of one stream; its other names are in `/debug/clients`.
-const NAMES: usize = 8;
+/// Names shown of one client; its other names are in `/debug/clients`.
+const NAMES: usize = 12;
+/// Identities, tokens and trust domains shown; the others are in `/debug`.
+const CARDS: usize = 24;
 /// Events on the page.
 const EVENTS: usize = 40;
 /// How long a browser waits for news before it is told that there is none; less than the guard's patience.
@@ -40,14 +46,17 @@ struct Page<'a> {
     revision: u64,
     pending: Vec<(&'static str, String)>,
     sources: Vec<Source>,
+    in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
     trust: Vec<Trust>,
-    clients: Clients,
-    names_shown: usize,
+    clients: &'a Clients,
+    groups: Vec<clients::Client<'a>>,
+    cards: usize,
     params: &'a Params,
     pages: Pages,
     events: Vec<Event>,
+    configuration: Option<Arc<Configuration>>,
     can_log: bool,
     can_refresh: bool,
 }
@@ -79,14 +88,17 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
         revision,
         pending: conditions.filter_map(|it| Some((it.name, it.pending?.into_owned()))).collect(),
         sources: sight.sources(),
+        in_service: sight.in_service(),
         identities: view::identities(&state, now),
-        tokens: view::tokens(&tokens),
+        tokens: view::tokens(&tokens, now),
         trust: view::trust(&state, &tokens, now),
-        clients,
-        names_shown: NAMES,
+        groups: clients::clients(&clients.streams, NAMES),
+        clients: &clients,
+        cards: CARDS,
         params: &params,
         pages,
         events: sight.events("", 0, EVENTS).events,
+        configuration: sight.configuration.borrow().clone(),
         can_log: sight.actions.logs.is_some(),
         can_refresh: sight.actions.refresh_tokens.is_some(),
     };
@@ -167,19 +179,9 @@ fn headers(nonce: &str) -> HeaderMap {
     headers
 }
 
-/// The names of a stream that are shown.
-fn first<'a>(stream: &'a view::Stream, shown: &usize) -> &'a [view::Name] {
-    stream.names.get(..*shown).unwrap_or(&stream.names)
-}
-
-/// How many rows of the table a stream takes.
-fn rows(stream: &view::Stream, shown: &usize) -> usize {
-    stream.names.len().clamp(1, *shown) + usize::from(stream.names_total > *shown)
-}
-
 /// The start of a version: enough to tell two apart.
-fn short(version: &Option<String>) -> &str {
-    version.as_deref().map_or("–", |version| version.get(..10).unwrap_or(version))
+fn short(version: Option<&str>) -> &str {
+    version.map_or("–", |version| version.get(..10).unwrap_or(version))
 }
 
 /// The time of day of an RFC 3339 time; the date is in the tooltip.
@@ -187,17 +189,8 @@ fn clock(time: &str) -> &str {
     time.get(11..19).unwrap_or(time)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_carry_whatever_was_searched_for() {
-        assert_eq!(encoded("a b&c=\"<ü"), "a%20b%26c%3D%22%3C%C3%BC");
-    }
-
-    #[test]
-    fn nonces_differ() {
-        assert_ne!(nonce(), nonce());
-    }
+/// `1 key`, `2 keys`.
+fn count(number: impl Borrow<usize>, what: &str) -> String {
+    let number = *number.borrow();
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

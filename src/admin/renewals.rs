@@ -46,7 +46,7 @@ fn note(event: &RenewalEvent, journal: &Journal) {
             (Weight::Problem, spiffe_id.to_string(), format!("ends {}", view::seconds(*not_after)))
         }
         E::TrustChanged { trust_domain, added, removed } => {
-            (Weight::Notice, trust_domain.to_string(), format!("{added} authorities added, {removed} removed"))
+            (Weight::Notice, trust_domain.to_string(), format!("authorities: {added} added, {removed} removed"))
         }
         E::Denied { reason, .. } | E::Withdrawn { reason } => (Weight::Problem, String::new(), reason.to_string()),
         E::JwtRenewed { spiffe_id, not_after, .. } => {
@@ -60,7 +60,7 @@ fn note(event: &RenewalEvent, journal: &Journal) {
         }
         E::JwtWithdrawn { reason, .. } => (Weight::Problem, String::new(), reason.to_string()),
         E::JwtKeysChanged { trust_domain, added, removed } => {
-            (Weight::Notice, trust_domain.to_string(), format!("{added} JWT keys added, {removed} removed"))
+            (Weight::Notice, trust_domain.to_string(), format!("JWT keys: {added} added, {removed} removed"))
         }
     };
     journal.note(weight, event.name(), &subject, &detail, &"");

@@ -3,9 +3,14 @@
 //! Times are RFC 3339 in UTC. Nothing here has a field that could hold a private key or a token.
 
 mod client;
+mod configuration;
 mod identity;
+mod source;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -15,12 +20,14 @@ use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::Readiness,
     server::Streams,
-    source::SourceStatus,
+    source::{LineStatus, SourceStatus},
     telemetry::journal::{Entry, Journal, Weight},
 };
 
 pub use client::{Clients, Name, Stream, Totals};
+pub use configuration::{Change, Configuration, Origin, Reloaded, Setting};
 pub use identity::{Authority, Identity, Token, Trust, identities, tokens, trust};
+pub use source::{InService, Source, SourceState, Standing};
 
 /// What is looked at. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,37 +36,22 @@ pub struct Sight {
     pub started: SystemTime,
     /// For the first line of the page.
     pub readiness: Readiness,
-    /// Where identities come from, by a name for people.
-    pub sources: Vec<(String, watch::Receiver<SourceStatus>)>,
+    /// Where identities come from, the preferred source first.
+    pub sources: watch::Receiver<Arc<[LineStatus]>>,
+    /// How the one in service does.
+    pub source: watch::Receiver<SourceStatus>,
+    /// The configuration in force; none where the program was not started from one.
+    pub configuration: watch::Receiver<Option<Arc<Configuration>>>,
     /// What is in service.
     pub identities: watch::Receiver<Availability>,
     /// Tokens in service, and the keys that verify them.
-    pub tokens: watch::Receiver<std::sync::Arc<JwtSnapshot>>,
+    pub tokens: watch::Receiver<Arc<JwtSnapshot>>,
     /// Who is connected.
     pub streams: Streams,
     /// What happened.
     pub journal: Journal,
     /// What an operator can do.
     pub actions: Actions,
-}
-
-/// How a source does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Source {
-    /// Its address; of several, the preferred one first.
-    pub name: String,
-    /// Of several, the one whose identities are in service.
-    pub active: Option<String>,
-    /// A session is open and has delivered usable data.
-    pub connected: bool,
-    /// When usable data last came.
-    pub last_update: Option<String>,
-    /// Failures since then.
-    pub consecutive_failures: u32,
-    /// The last failure with its causes.
-    pub last_error: Option<String>,
-    /// `transient`, `not_entitled` or `misconfigured`.
-    pub last_error_kind: Option<String>,
 }
 
 /// Something that happened.
@@ -134,24 +126,6 @@ impl Life {
 }
 
 impl Sight {
-    /// Every source.
-    #[must_use]
-    pub fn sources(&self) -> Vec<Source> {
-        let source = |(name, status): &(String, watch::Receiver<SourceStatus>)| {
-            let status = status.borrow().clone();
-            Source {
-                name: name.clone(),
-                active: status.active.map(|active| active.to_string()),
-                connected: status.connected,
-                last_update: status.last_update.map(time),
-                consecutive_failures: status.consecutive_failures,
-                last_error: status.last_error.map(|error| error.to_string()),
-                last_error_kind: status.last_error_kind.map(|kind| kind.as_str().to_owned()),
-            }
-        };
-        self.sources.iter().map(source).collect()
-    }
-
     /// The events that mention `text`, newest first.
     #[must_use]
     pub fn events(&self, text: &str, offset: usize, limit: usize) -> Events {
@@ -197,12 +171,27 @@ pub(super) fn time(time: SystemTime) -> String {
 }
 
 /// RFC 3339 with seconds, UTC: for certificates.
-pub(super) fn seconds(time: SystemTime) -> String {
+pub(crate) fn seconds(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// The two largest units.
+/// The two largest units, such as `364d 23h` or `1m 5s`.
 pub(super) fn left(duration: Duration) -> String {
-    let full = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
-    full.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let seconds = duration.as_secs();
+    let units = [("d", seconds / 86_400), ("h", seconds / 3_600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
+    let largest = units.iter().position(|(_, count)| *count > 0).unwrap_or(3);
+    let shown = units.iter().skip(largest).take(2).filter(|(unit, count)| *count > 0 || *unit == "s" && seconds == 0);
+    shown.map(|(unit, count)| format!("{count}{unit}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said_in_two_units() {
+        let of = |seconds| left(Duration::from_secs(seconds));
+        let said = [of(0), of(65), of(60), of(3_600), of(86_399), of(31_535_990)];
+        assert_eq!(said, ["0s", "1m 5s", "1m", "1h", "23h 59m", "364d 23h"]);
+    }
 }

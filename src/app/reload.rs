@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::standing::Standing;
 use crate::{
     config::{self, Change, Config, File, Problems, Sources},
     server::Steering,
@@ -44,12 +45,19 @@ pub struct Reload {
     steering: Steering,
     logs: Option<logs::Control>,
     notifier: Notifier,
+    standing: Standing,
 }
 
 impl Reload {
-    pub(super) fn new(sources: Sources, steering: Steering, logs: Option<logs::Control>, notifier: Notifier) -> Self {
+    pub(super) fn new(
+        sources: Sources,
+        steering: Steering,
+        logs: Option<logs::Control>,
+        notifier: Notifier,
+        standing: Standing,
+    ) -> Self {
         let seen = sources.file.as_ref().map(|file| file.text.clone());
-        Self { started: sources.clone(), current: sources, seen, steering, logs, notifier }
+        Self { started: sources.clone(), current: sources, seen, steering, logs, notifier, standing }
     }
 
     /// Puts `next` into force, as far as that goes without a restart, and says what differs: from what was in force where
@@ -58,6 +66,15 @@ impl Reload {
     /// # Errors
     /// Everything that is wrong with it; then nothing has changed.
     pub fn apply(&mut self, next: Sources) -> Result<Vec<Change>, ReloadError> {
+        let applied = self.put(next);
+        match &applied {
+            Ok(changes) => self.standing.applied(&self.started, &self.current, changes),
+            Err(error) => self.standing.refused(error),
+        }
+        applied
+    }
+
+    fn put(&mut self, next: Sources) -> Result<Vec<Change>, ReloadError> {
         let config = Config::new(&next)?;
         let mut changes = config::diff(&self.current, &next)?;
         changes.retain(|change| change.live);
@@ -75,7 +92,8 @@ impl Reload {
     /// # Errors
     /// The file cannot be read, or is wrong; then nothing has changed.
     pub fn again(&mut self) -> Result<Vec<Change>, ReloadError> {
-        let file = self.current.file.as_ref().map(|file| File::read(&file.path)).transpose()?;
+        let file = self.current.file.as_ref().map(|file| File::read(&file.path)).transpose();
+        let file = file.map_err(ReloadError::from).inspect_err(|error| self.standing.refused(error))?;
         self.apply(Sources { file, ..self.current.clone() })
     }
 

@@ -3,38 +3,54 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::config;
+
 /// Bytes of an answer: a thousand streams with all that a client can say.
 const LONGEST: usize = 64 << 20;
+
+/// Where servers have it unless they are told otherwise.
+const DEFAULT: &str = "/run/spiffe-sds/admin.sock";
 
 /// Which server is asked.
 #[derive(Debug, clap::Args)]
 #[group(id = "server")]
 pub(super) struct Args {
     /// The admin socket of the server.
-    #[arg(long, value_name = "PATH", default_value = "/run/spiffe-sds/admin.sock", env = "SPIFFE_SDS_ADMIN")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT, env = config::ADMIN)]
     admin: PathBuf,
 }
 
 impl Args {
     /// What `path` says.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        ask(&self.admin, "GET", path, String::new()).await
+        understood(ask(&self.admin, "GET", path, String::new()).await?)
+    }
+
+    /// The same; nothing if this server has nothing to say there.
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Option<T>> {
+        let answer = ask(&self.admin, "GET", path, String::new()).await?;
+        match answer.0 {
+            StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => Ok(None),
+            _ => understood(answer).map(Some),
+        }
     }
 
     /// Does what `path` stands for.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, form: &[(&str, &str)]) -> anyhow::Result<T> {
         let pair = |(key, value): &(&str, &str)| format!("{key}={}", encoded(value));
         let body = form.iter().map(pair).collect::<Vec<_>>().join("&");
-        ask(&self.admin, "POST", path, body).await
+        understood(ask(&self.admin, "POST", path, body).await?)
     }
 }
 
-async fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: String) -> anyhow::Result<T> {
+async fn ask(socket: &Path, method: &str, path: &str, body: String) -> anyhow::Result<(StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!("no server answers at {}; is it running, with this admin socket? (--admin)", socket.display())
     })?;
@@ -45,12 +61,16 @@ async fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body:
         .uri(path)
         .header(http::header::HOST, "localhost")
         .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(Full::new(bytes::Bytes::from(body)))?;
+        .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await.context("the server hung up")?;
     let status = response.status();
     let body = Limited::new(response.into_body(), LONGEST).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
     connection.abort();
+    Ok((status, body))
+}
+
+fn understood<T: DeserializeOwned>((status, body): (StatusCode, Bytes)) -> anyhow::Result<T> {
     if !status.is_success() {
         let said: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
         let reason = said.as_ref().and_then(|said| said.get("error")?.as_str()).unwrap_or("no reason was given");

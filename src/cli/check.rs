@@ -1,10 +1,11 @@
 //! `check`: what would be served, without serving it.
 
+mod difference;
 mod report;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,9 +15,9 @@ use anyhow::Context as _;
 
 use futures_util::StreamExt as _;
 
-use super::config;
+use super::{admin, config};
 use crate::{
-    config::{Config, File, Sources, diff},
+    config::{Change, Config},
     identity::{IdentitySnapshot, Workload},
     source::{JwtSource, Source, SourceError, decode::jwt::JwtBundles, jwt},
 };
@@ -28,7 +29,9 @@ use report::{Asked, Report, SourceRow};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("What does this agent give us?", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
-    ("What would a reload change?", "spiffe-sds check --config new.yaml --diff /etc/spiffe-sds/spiffe-sds.yaml"),
+    ("What would a reload of the running server change?", "spiffe-sds check --diff"),
+    ("... with another file?", "spiffe-sds check --config new.yaml --diff"),
+    ("... if this file were in force?", "spiffe-sds check --config new.yaml --diff /etc/spiffe-sds/spiffe-sds.yaml"),
     ("For a script", "spiffe-sds check --config sds.yaml --json | jq -r '.svids[].not_after'"),
 ]))]
 pub(super) struct Args {
@@ -40,25 +43,27 @@ pub(super) struct Args {
     /// Checks the configuration alone, without asking the source.
     #[arg(long)]
     offline: bool,
-    /// Shows what a reload would change if FILE were in force now, and what of it waits for a restart; implies --offline.
-    #[arg(long, value_name = "FILE")]
+    /// Shows what a reload would change, and what of it waits for a restart: compared with the running server, or with FILE
+    /// as if it were in force; does not ask the source. Without --config the file that the server reads is taken.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = difference::RUNNING)]
     diff: Option<PathBuf>,
+    #[command(flatten)]
+    server: admin::Args,
     /// How long to wait for the source.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
 pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
-    let sources = args.config.sources(environment, Vec::new())?;
-    let config = Config::new(&sources).map_err(crate::config::Error::from)?;
-    if let Some(old) = args.diff {
-        let old = Sources { file: Some(File::read(&old)?), ..sources.clone() };
-        let changes = diff(&old, &sources).map_err(crate::config::Error::from)?;
-        let lines = changes.iter().map(|it| format!("{} {it}\n", if it.live { "live   " } else { "restart" }));
-        let lines: String = lines.collect();
-        super::print(if lines.is_empty() { "nothing would change\n" } else { &lines })?;
-        return Ok(ExitCode::SUCCESS);
+    if args.diff.as_deref() == Some(Path::new(difference::RUNNING)) {
+        let changes = difference::from_running(&args.server, args.config, environment).await?;
+        return told(&changes, args.json);
     }
+    let sources = args.config.sources(environment, Vec::new())?;
+    if let Some(old) = &args.diff {
+        return told(&difference::from_file(old, &sources)?, args.json);
+    }
+    let config = Config::new(&sources).map_err(crate::config::Error::from)?;
     if args.offline {
         super::print("the configuration is valid\n")?;
         return Ok(ExitCode::SUCCESS);
@@ -85,6 +90,11 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     }
     super::print(&if args.json { report.json()? } else { report.tables() })?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn told(changes: &[Change], json: bool) -> anyhow::Result<ExitCode> {
+    super::print(&if json { difference::json(changes) } else { difference::lines(changes) })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Every configured token, verified with the keys, and those.

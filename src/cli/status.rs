@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::admin::{self, encoded};
-use crate::admin::view::{Clients, Identity, Life, Source, Token, Trust};
+use crate::admin::view::{Clients, Configuration, Identity, InService, Life, Source, Standing, Token, Trust};
 
 const HEADER: Style = Style::new().bold();
 const TITLE: Style = AnsiColor::Green.on_default().bold();
@@ -18,7 +18,8 @@ const BAD: Style = AnsiColor::Red.on_default();
 
 /// Shows sources, identities and who holds what, of a running server.
 ///
-/// Exit codes: 0 all is well; 1 a source is down, an SVID has expired, a client refused something, or no server answers.
+/// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, a client or the
+/// server itself (its new configuration) refused something, or no server answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("Is all well?", "spiffe-sds status"),
@@ -51,10 +52,12 @@ pub(super) struct Args {
 struct Status {
     good: bool,
     sources: Vec<Source>,
+    in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
     trust_domains: Vec<Trust>,
     clients: Clients,
+    configuration: Option<Configuration>,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +67,7 @@ struct Sources {
 
 #[derive(Deserialize)]
 struct Identities {
+    in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
 }
@@ -105,31 +109,50 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 impl Status {
     async fn read(args: &Args) -> anyhow::Result<Self> {
         let Sources { sources } = args.server.get("/debug/sources").await?;
-        let Identities { identities, tokens } = args.server.get("/debug/identities").await?;
+        let Identities { in_service, identities, tokens } = args.server.get("/debug/identities").await?;
         let Domains { trust_domains } = args.server.get("/debug/trust").await?;
         let (text, state) = (encoded(&args.search), encoded(&args.state));
         let query = format!("/debug/clients?q={text}&state={state}&limit={}", args.limit);
         let clients: Clients = args.server.get(&query).await?;
-        let good = !identities.is_empty()
-            && sources.iter().all(|source| source.connected)
+        let configuration: Option<Configuration> = args.server.find("/debug/config").await?;
+        let good = matches!(in_service.state, Standing::Served | Standing::Warm | Standing::BundlesOnly)
+            && !sources.iter().any(|source| source.state.is_problem())
             && identities.iter().all(|identity| identity.state != Life::Expired)
-            && clients.totals.error == 0;
-        Ok(Self { good, sources, identities, tokens, trust_domains, clients })
+            && clients.totals.error == 0
+            && !configuration.as_ref().is_some_and(Configuration::is_refused);
+        Ok(Self { good, sources, in_service, identities, tokens, trust_domains, clients, configuration })
     }
 
     fn tables(&self) -> String {
         let parts = [self.source_table(), self.identity_table(), self.trust_table(), self.client_table()];
-        parts.join("\n")
+        let mut text = parts.join("\n");
+        if let Some(configuration) = &self.configuration {
+            let style = if configuration.is_refused() { BAD } else { PLAIN };
+            text.push_str(&format!("\n{TITLE}Configuration{TITLE:#}\n{style}{}{style:#}\n", configuration.summary()));
+            for change in &configuration.waiting {
+                let value = crate::admin::view::Change::value;
+                text.push_str(&format!("  {}: {} -> {}\n", change.key, value(&change.old), value(&change.new)));
+            }
+            for problem in configuration.last_reload.iter().flat_map(|reload| &reload.problems) {
+                text.push_str(&format!("  {BAD}{}{BAD:#}\n", line(problem)));
+            }
+        }
+        text
     }
 
     fn source_table(&self) -> String {
         let rows = self.sources.iter().map(|source| {
-            let (state, style) = if source.connected { ("up", GOOD) } else { ("down", BAD) };
+            let style = match source.state.is_problem() {
+                true => BAD,
+                false if source.connected => GOOD,
+                false => PLAIN,
+            };
+            let serves = if source.active { "yes" } else { "no" };
             let update = source.last_update.clone().unwrap_or_else(|| "never".to_owned());
-            let error = source.last_error.clone().unwrap_or_default();
-            (style, vec![source.name.clone(), state.to_owned(), update, error])
+            let error = line(source.last_error.as_deref().unwrap_or_default());
+            (style, vec![source.name.clone(), source.state.text().to_owned(), serves.to_owned(), update, error])
         });
-        table("Sources", &["SOURCE", "STATE", "LAST UPDATE", "ERROR"], rows.collect())
+        table("Sources", &["SOURCE", "STATE", "IN SERVICE", "LAST UPDATE", "ERROR"], rows.collect())
     }
 
     fn identity_table(&self) -> String {
@@ -154,10 +177,19 @@ impl Status {
             let expires = token.expires.clone().unwrap_or_default();
             (
                 style,
-                vec![token.subject.clone(), format!("JWT for {audience}"), expires, String::new(), token.state.clone()],
+                vec![token.subject.clone(), format!("JWT for {audience}"), expires, token.left(), token.state.clone()],
             )
         });
-        table("Identities", &["IDENTITY", "SERIAL", "NOT AFTER", "LEFT", "STATE"], rows.chain(tokens).collect())
+        let header = ["IDENTITY", "SERIAL", "NOT AFTER", "LEFT", "STATE"];
+        let mut text = table("Identities", &header, rows.chain(tokens).collect());
+        if let Some(said) = self.in_service.state.text() {
+            let style = if self.in_service.state.is_problem() { BAD } else { WARN };
+            text.push_str(&format!("{style}{said}{style:#}\n"));
+            if let Some(reason) = &self.in_service.reason {
+                text.push_str(&format!("  {}\n", line(reason)));
+            }
+        }
+        text
     }
 
     fn trust_table(&self) -> String {
@@ -217,7 +249,7 @@ impl Status {
 
 /// A client's words, without what a terminal would obey.
 fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(120).collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(240).collect()
 }
 
 fn table(title: &str, header: &[&str], rows: Vec<(Style, Vec<String>)>) -> String {

@@ -1,8 +1,13 @@
-//! What a reload would change, and which of it only a restart can.
+//! What a reload would change, and which of it only a restart can; and what is in force, key by key.
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Problems, Sources, effective, keys, tree::Node};
+use serde_json::Value as Json;
+
+use super::{
+    Origin, Problems, Sources, effective, keys,
+    tree::{Node, Value},
+};
 
 /// Keys that change while the program runs: these, and everything below them. All others wait for a restart.
 const LIVE: &[&str] = &[
@@ -21,6 +26,9 @@ const LIVE: &[&str] = &[
     "secrets.wildcard",
 ];
 
+/// In place of what may be a credential.
+const HIDDEN: &str = "(hidden)";
+
 /// A key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -34,24 +42,65 @@ pub struct Change {
     pub live: bool,
 }
 
-/// Every key that differs between two configurations, defaults included, in the order of their names.
+/// A key and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Dotted, such as `secrets.wildcard`.
+    pub key: String,
+    /// As it would be written; lists as JSON. What may be a credential (arguments of programs, all of a URL but its host)
+    /// is hidden.
+    pub value: String,
+    /// Where it was written; `None` for a default.
+    pub origin: Option<Origin>,
+    /// Whether it changes while the program runs.
+    pub live: bool,
+}
+
+/// A value as it is, and as it may be shown.
+struct Leaf {
+    text: String,
+    shown: String,
+    origin: Option<Origin>,
+}
+
+/// Every key that differs between two configurations, defaults included, in the order of their names. What may be a
+/// credential is compared and not shown.
 ///
 /// # Errors
 /// One of them is not readable as YAML, or no mapping. Whether they are valid otherwise is not looked at.
 pub fn diff(old: &Sources, new: &Sources) -> Result<Vec<Change>, Problems> {
-    let (old, new) = (values(&effective(old)?.0), values(&effective(new)?.0));
+    Ok(compare(&values(&effective(old)?.0), &values(&effective(new)?.0)))
+}
+
+/// The same of what is known of each by [`settings`], by key. A change that is hidden is not seen.
+#[must_use]
+pub fn changes(old: BTreeMap<String, String>, new: BTreeMap<String, String>) -> Vec<Change> {
+    let leaf = |(key, shown): (String, String)| (key, Leaf { text: shown.clone(), shown, origin: None });
+    compare(&old.into_iter().map(leaf).collect(), &new.into_iter().map(leaf).collect())
+}
+
+/// Every key that has a value, written or by default, in the order of their names.
+///
+/// # Errors
+/// As [`diff`].
+pub fn settings(sources: &Sources) -> Result<Vec<Setting>, Problems> {
+    let setting = |(key, leaf): (String, Leaf)| {
+        let live = is_live(&key);
+        Setting { key, value: leaf.shown, origin: leaf.origin, live }
+    };
+    Ok(values(&effective(sources)?.0).into_iter().map(setting).collect())
+}
+
+fn compare(old: &BTreeMap<String, Leaf>, new: &BTreeMap<String, Leaf>) -> Vec<Change> {
     let mut all: Vec<_> = old.keys().chain(new.keys()).collect();
     all.sort_unstable();
     all.dedup();
-    let differs = all.into_iter().filter(|key| old.get(*key) != new.get(*key));
-    Ok(differs
-        .map(|key| Change {
-            key: key.clone(),
-            old: old.get(key).cloned(),
-            new: new.get(key).cloned(),
-            live: is_live(key),
-        })
-        .collect())
+    let text = |values: &BTreeMap<String, Leaf>, key: &String| values.get(key).map(|leaf| leaf.text.clone());
+    let shown = |values: &BTreeMap<String, Leaf>, key: &String| values.get(key).map(|leaf| leaf.shown.clone());
+    let differs = all.into_iter().filter(|key| text(old, key) != text(new, key));
+    differs
+        .map(|key| Change { key: key.clone(), old: shown(old, key), new: shown(new, key), live: is_live(key) })
+        .collect()
 }
 
 fn is_live(key: &str) -> bool {
@@ -66,28 +115,51 @@ impl fmt::Display for Change {
 }
 
 /// Lists count as one value. What is not written has its default.
-fn values(tree: &Node) -> BTreeMap<String, String> {
+fn values(tree: &Node) -> BTreeMap<String, Leaf> {
     let mut values = BTreeMap::new();
     let defaults = keys().into_iter().filter(|key| !key.path.contains("[]"));
-    values.extend(defaults.filter_map(|key| Some((key.path, key.default?))));
-    collect("", &tree.to_json(), &mut values);
+    let default = |text: String| Leaf { text: text.clone(), shown: text, origin: None };
+    values.extend(defaults.filter_map(|key| Some((key.path, default(key.default?)))));
+    collect("", tree, &mut values);
     values
 }
 
-fn collect(path: &str, value: &serde_json::Value, values: &mut BTreeMap<String, String>) {
-    match value {
-        serde_json::Value::Object(entries) => {
-            for (name, value) in entries {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                collect(&path, value, values);
+fn collect(path: &str, node: &Node, values: &mut BTreeMap<String, Leaf>) {
+    match &node.value {
+        Value::Map(entries) => {
+            for entry in entries {
+                let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                collect(&path, &entry.node, values);
             }
         }
-        serde_json::Value::Null => {}
-        serde_json::Value::String(text) => {
-            values.insert(path.to_owned(), text.clone());
+        Value::Null => {}
+        _ => {
+            let mut json = node.to_json();
+            let text = plain(&json);
+            if path == "hooks" {
+                hide(&mut json);
+            }
+            values.insert(path.to_owned(), Leaf { text, shown: plain(&json), origin: Some(node.origin.clone()) });
         }
-        other => {
-            values.insert(path.to_owned(), other.to_string());
+    }
+}
+
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Takes out of callbacks whatever may be a credential: people put tokens into URLs and arguments.
+fn hide(hooks: &mut Json) {
+    for hook in hooks.as_array_mut().into_iter().flatten() {
+        if let Some(command) = hook.pointer_mut("/exec/command").and_then(Json::as_array_mut) {
+            command.iter_mut().skip(1).for_each(|argument| *argument = Json::from(HIDDEN));
+        }
+        if let Some(url) = hook.pointer_mut("/webhook/url") {
+            let text = url.as_str().unwrap_or_default();
+            let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            *url = Json::from(format!("{scheme}://{host}/{HIDDEN}"));
         }
     }
 }
@@ -130,5 +202,34 @@ mod tests {
         for live in LIVE {
             assert!(keys.iter().any(|key| is_live(&key.path) && key.path.starts_with(live)), "{live}");
         }
+    }
+
+    #[test]
+    fn every_value_is_told_with_its_place() {
+        let mut sources = sources("drain_deadline: 1s\n");
+        sources.variables.insert("SPIFFE_SDS_LOG_FILTER".to_owned(), "debug".to_owned());
+        let settings = settings(&sources).unwrap();
+        let of = |key: &str| {
+            let found = settings.iter().find(|setting| setting.key == key).unwrap();
+            (found.value.as_str(), found.origin.as_ref().map(ToString::to_string), found.live)
+        };
+        assert_eq!(of("drain_deadline"), ("1s", Some("sds.yaml:2:17".to_owned()), true));
+        assert_eq!(of("log.filter"), ("debug", Some("SPIFFE_SDS_LOG_FILTER".to_owned()), true));
+        assert_eq!(of("secrets.wildcard"), ("false", None, true));
+    }
+
+    #[test]
+    fn what_may_be_a_credential_is_compared_and_not_shown() {
+        let hook = |secret: &str| {
+            sources(&format!(
+                "hooks: [{{events: [all], webhook: {{url: 'https://me:{secret}@hooks.test/{secret}?t={secret}'}}}}, \
+                 {{events: [all], exec: {{command: [/bin/tell, --token, {secret}]}}}}]"
+            ))
+        };
+        let changes = diff(&hook("hunter1"), &hook("hunter2")).unwrap();
+        assert_eq!(changes.len(), 1);
+        let shown = format!("{} {:?}", changes[0], settings(&hook("hunter1")).unwrap());
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert!(shown.contains("https://hooks.test/(hidden)") && shown.contains("/bin/tell"), "{shown}");
     }
 }

@@ -12,6 +12,8 @@ use crate::source::Endpoint;
 const PREFIX: &str = "SPIFFE_SDS_";
 /// Names the configuration file; read by the command line, not a key of the file.
 pub const FILE: &str = "SPIFFE_SDS_CONFIG";
+/// Names the admin socket for whoever asks a running server; read by the command line, not a key of the file.
+pub const ADMIN: &str = "SPIFFE_SDS_ADMIN";
 /// Kubernetes sets such variables in every pod beside a Service called `spiffe-sds`. They are not meant for us.
 const KUBERNETES: [&str; 2] = ["SPIFFE_SDS_SERVICE_", "SPIFFE_SDS_PORT"];
 
@@ -49,7 +51,7 @@ pub(super) fn overlay(tree: &mut Node, sources: &Sources, problems: &mut Vec<Pro
 }
 
 fn unknown_variables(keys: &[super::Key], sources: &Sources, problems: &mut Vec<Problem>) {
-    let known = || keys.iter().filter_map(|key| key.variable.as_deref()).chain([FILE]);
+    let known = || keys.iter().filter_map(|key| key.variable.as_deref()).chain([FILE, ADMIN]);
     for name in sources.variables.keys().filter(|name| name.starts_with(PREFIX)) {
         if known().any(|one| one == name) || KUBERNETES.iter().any(|prefix| name.starts_with(prefix)) {
             continue;

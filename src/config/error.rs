@@ -32,8 +32,15 @@ impl Origin {
         Self { source: Arc::from(source), at: None }
     }
 
+    /// The file, environment variable or flag, as the user knows it.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Whether it is a place in the configuration file.
-    pub(super) fn is_in_file(&self) -> bool {
+    #[must_use]
+    pub fn is_in_file(&self) -> bool {
         self.at.is_some()
     }
 }

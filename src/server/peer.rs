@@ -10,7 +10,7 @@ use std::{
 use crate::telemetry::metrics::PeerClass;
 
 /// The other end of a connection, as the kernel tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// A process on this machine (`SO_PEERCRED`). A process ID may be reused after its process ends.
     Process {

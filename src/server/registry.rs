@@ -22,6 +22,8 @@ use super::observe::Client;
 use crate::xds::{Lookup, ResourceName, ResourceSet, Status, Subscription, Version};
 
 pub use search::{Counts, Found, Query};
+#[cfg(test)]
+pub(crate) use tests::crowd;
 
 /// Every live stream. Clones are the same list.
 #[derive(Clone, Default)]
@@ -288,20 +290,27 @@ impl Cell {
 }
 
 impl Row {
-    fn view(&self, now: Option<&ResourceSet>) -> NameView {
-        let current = now.and_then(|now| match now.lookup(self.name.as_str()) {
-            Lookup::Available(resource) => Some(resource.version().clone()),
+    fn current<'a>(&self, now: Option<&'a ResourceSet>) -> Option<&'a Version> {
+        now.and_then(|now| match now.lookup(self.name.as_str()) {
+            Lookup::Available(resource) => Some(resource.version()),
             Lookup::Withheld | Lookup::Absent | Lookup::Impossible => None,
-        });
-        let rejection = self.rejected.as_ref().map(|rejected| rejected.1.clone());
-        let state = match &self.status {
-            _ if rejection.is_some() => State::Error,
+        })
+    }
+
+    fn state(&self, current: Option<&Version>) -> State {
+        match &self.status {
+            _ if self.rejected.is_some() => State::Error,
             Status::NotSent => State::NotSent,
-            Status::Acked if current.is_none() || current == self.held => State::Synced,
+            Status::Acked if current.is_none() || current == self.held.as_ref() => State::Synced,
             Status::Acked | Status::Sent | Status::Rejected(_) => State::Stale,
-        };
-        let (name, held) = (self.name.clone(), self.held.clone());
-        NameView { name, state, held, current, sent: self.sent, acked: self.acked, rejection }
+        }
+    }
+
+    fn view(&self, now: Option<&ResourceSet>) -> NameView {
+        let current = self.current(now);
+        let (name, held, state) = (self.name.clone(), self.held.clone(), self.state(current));
+        let rejection = self.rejected.as_ref().map(|rejected| rejected.1.clone());
+        NameView { name, state, held, current: current.cloned(), sent: self.sent, acked: self.acked, rejection }
     }
 }
 

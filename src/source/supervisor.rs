@@ -14,6 +14,7 @@
 //! Of several sources one is in service; which one, and which others are asked beside it, [`failover`] decides.
 
 mod line;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ use crate::{
     telemetry::metrics::{Depth, SourceMetrics},
 };
 use line::Line;
+pub use status::{LineStatus, SourceStatus, Standing};
 
 /// How the supervisor treats failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,24 +67,6 @@ pub(super) const LONGEST_NAP: Duration = Duration::from_secs(300);
 /// A subscriber that lags by more events than this misses the oldest.
 pub(super) const EVENTS_KEPT: usize = 256;
 
-/// How the source does, for status pages and checks. Of several sources: the one in service, or while there is none,
-/// whichever spoke last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// The [name](Source::name) of the source whose identities are in service; `None` before there are any.
-    pub active: Option<Arc<str>>,
-    /// A session is open and has delivered usable data.
-    pub connected: bool,
-    /// When usable data last came, changed or not.
-    pub last_update: Option<SystemTime>,
-    /// Failures since then.
-    pub consecutive_failures: u32,
-    /// The last failure with its causes; `None` once usable data came again.
-    pub last_error: Option<Arc<str>>,
-    /// What that failure means.
-    pub last_error_kind: Option<ErrorKind>,
-}
-
 /// Keeps one workload's identities in the store fresh.
 pub struct Supervisor {
     lines: Vec<Line>,
@@ -93,6 +77,7 @@ pub struct Supervisor {
     renewal: Renewal,
     reporter: Reporter,
     status: watch::Sender<SourceStatus>,
+    each: watch::Sender<Arc<[LineStatus]>>,
     active: watch::Sender<Option<usize>>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
@@ -114,9 +99,11 @@ impl Supervisor {
         config: Config,
     ) -> Self {
         let backoff = || Backoff::new(config.backoff, fastrand::Rng::new());
+        let lines: Vec<_> = sources.into_iter().map(|source| Line::new(source, backoff())).collect();
         Self {
-            failover: Failover::new(failover, sources.len()),
-            lines: sources.into_iter().map(|source| Line::new(source, backoff())).collect(),
+            failover: Failover::new(failover, lines.len()),
+            each: watch::Sender::new(lines.iter().map(|line| line.status(false)).collect()),
+            lines,
             workload,
             store,
             config,
@@ -156,6 +143,12 @@ impl Supervisor {
         self.status.subscribe()
     }
 
+    /// How each of the sources does, in order of preference, now and as it changes.
+    #[must_use]
+    pub fn each(&self) -> watch::Receiver<Arc<[LineStatus]>> {
+        self.each.subscribe()
+    }
+
     pub(super) fn reporter(&self) -> &Reporter {
         &self.reporter
     }
@@ -187,6 +180,7 @@ impl Supervisor {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), SourceError> {
         loop {
             self.steer();
+            self.show();
             let nap = self.until_alarm();
             let heard = tokio::select! {
                 biased;
@@ -221,6 +215,14 @@ impl Supervisor {
         }
     }
 
+    /// Tells how each source does, if that has changed.
+    fn show(&self) {
+        let active = self.failover.active();
+        let lines = self.lines.iter().enumerate();
+        let now: Arc<[_]> = lines.map(|(index, line)| line.status(active == Some(index))).collect();
+        self.each.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
+    }
+
     fn switch(&mut self, switch: Switch, now: Moment) {
         let Some(line) = self.lines.get(switch.to) else { return };
         let Some(snapshot) = line.held.clone() else { return };
@@ -246,7 +248,7 @@ impl Supervisor {
         let applied = heard.and_then(|snapshot| {
             renewal::check(&snapshot, now)?;
             self.failover.on_snapshot(index, &snapshot, now);
-            line.delivered(snapshot.clone());
+            line.delivered(snapshot.clone(), now.wall);
             match self.failover.active() {
                 Some(active) if active == index => self.renewal.on_snapshot(snapshot, now).map(Some),
                 _ => Ok(None),
@@ -277,20 +279,20 @@ impl Supervisor {
     fn failed(&mut self, index: usize, error: SourceError, now: Moment) -> Result<(), SourceError> {
         let Some(line) = self.lines.get_mut(index) else { return Ok(()) };
         let kind = error.kind();
-        line.failed(kind, &self.config);
+        let words: Arc<str> = error.chain().into();
+        line.failed(kind, words.clone(), &self.config);
         let concerns_service = self.failover.concerns_service(index);
         self.failover.on_failure(index, kind, now);
         if !concerns_service {
             let (source, failures) = (line.name.clone(), line.failures);
-            let error = error.chain().into();
-            self.reporter.report(RenewalEvent::StandbyDown { source, kind, error, failures });
+            self.reporter.report(RenewalEvent::StandbyDown { source, kind, error: words, failures });
             return Ok(());
         }
         let outcome = self.renewal.on_failure(&error, now);
         self.status.send_modify(|status| {
             status.connected = false;
             status.consecutive_failures = self.renewal.failures();
-            status.last_error = Some(error.chain().into());
+            status.last_error = Some(words);
             status.last_error_kind = Some(kind);
         });
         let counted = if error.is_bad_message() { BAD_MESSAGE } else { kind.as_str() };

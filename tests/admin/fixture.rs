@@ -7,6 +7,7 @@ use spiffe_sds::{
     app::{App, AppError},
     config::{Config, Flag, Sources},
     dev::{self, DevIssuer, Rotation},
+    identity::{JwtSnapshot, JwtState},
     server::Bound,
     source::Endpoint,
 };
@@ -14,18 +15,23 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::support::world::{BOUND, DOMAIN, bounded, id, td, unix_channel};
+use crate::support::{
+    traces,
+    world::{BOUND, DOMAIN, bounded, id, td, unix_channel},
+};
 
 /// An issuer and a program that follows it.
 pub(crate) struct Site {
     pub(crate) issuer: Arc<DevIssuer>,
     pub(crate) directory: TempDir,
     pub(crate) address: SocketAddr,
+    pub(crate) tokens: watch::Receiver<Arc<JwtSnapshot>>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), AppError>>,
 }
@@ -58,14 +64,25 @@ impl Site {
             Bound::Tcp(address) => Some(address),
             Bound::Unix(_) => None,
         });
-        let stop = CancellationToken::new();
+        let (stop, tokens) = (CancellationToken::new(), app.tokens());
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { issuer, directory, address: address.unwrap(), stop, running }
+        Self { issuer, directory, address: address.unwrap(), tokens, stop, running }
     }
 
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         bounded(self.running).await.unwrap().unwrap();
+    }
+
+    /// Whatever must never be shown: parts of the private key and of every token in service.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let key = self.issuer.svid(&id("workload")).unwrap().svid.key.pkcs8_der().to_vec();
+        let tokens = self.tokens.borrow().clone();
+        let tokens = tokens.svids.values().filter_map(|state| match state {
+            JwtState::Valid(svid) => Some(traces::of_token(svid.token.compact())),
+            JwtState::Pending | JwtState::Gone(_) => None,
+        });
+        tokens.flatten().chain(traces::of_key(&key)).collect()
     }
 
     /// A connection of Envoy's.
@@ -145,9 +162,12 @@ pub(crate) fn config(issuer: &DevIssuer, directory: &TempDir, settings: &[(&str,
         ("listeners", path("sds.sock")),
         ("admin.listeners", format!("{},tcp://127.0.0.1:0", path("admin.sock"))),
     ];
+    // One endpoint, unless there are several.
+    let several = settings.iter().any(|(key, _)| *key == "source.workload_api.endpoints");
+    let defaults = defaults.into_iter().skip(usize::from(several));
     let settings = settings.iter().map(|(key, value)| (*key, (*value).to_owned()));
     let flag = |(key, value): (&str, String)| Flag { flag: "--set", key: key.to_owned(), value };
-    let flags = defaults.into_iter().chain(settings).map(flag).collect();
+    let flags = defaults.chain(settings).map(flag).collect();
     Config::new(&Sources { flags, ..Sources::default() }).unwrap_or_else(|problems| panic!("{problems}"))
 }
 

@@ -16,5 +16,6 @@ pub mod secrets;
 #[cfg(feature = "dev-issuer")]
 pub mod serving;
 pub mod tls;
+pub mod traces;
 pub mod world;
 pub mod xds;

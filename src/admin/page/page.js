@@ -11,9 +11,15 @@
     for (const part of document.querySelectorAll('[data-live]')) {
       const fresh = page.getElementById(part.id);
       // What somebody is about to press stays where it is.
-      if (fresh && !part.contains(document.activeElement)) part.replaceWith(document.importNode(fresh, true));
+      if (!fresh || part.contains(document.activeElement)) continue;
+      const open = [...part.querySelectorAll('details')].map((it) => it.open);
+      const placed = document.importNode(fresh, true);
+      placed.querySelectorAll('details').forEach((it, at) => { it.open = open[at] || false; });
+      part.replaceWith(placed);
     }
   };
+  live.textContent = 'live';
+  live.className = 'live on';
   for (;;) {
     try {
       if (!document.hidden) {

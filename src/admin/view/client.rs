@@ -19,7 +19,7 @@ pub struct Clients {
     pub matched: usize,
     /// How many of them were passed over.
     pub offset: usize,
-    /// In the order of opening.
+    /// By node and peer.
     pub streams: Vec<Stream>,
 }
 
@@ -150,6 +150,16 @@ impl Name {
             "not_sent" => "not sent",
             "stale" => "waiting for its answer",
             _ => "rejected",
+        }
+    }
+
+    /// How much somebody should look.
+    pub(in crate::admin) fn trouble(&self) -> u8 {
+        match self.state.as_str() {
+            "error" => 3,
+            "stale" => 2,
+            "not_sent" => 1,
+            _ => 0,
         }
     }
 }

@@ -49,6 +49,10 @@ pub struct Token {
     pub issued: Option<String>,
     /// Its end.
     pub expires: Option<String>,
+    /// How much of its life is over, 0 to 100.
+    pub spent_percent: u8,
+    /// What is left of it.
+    pub left_seconds: u64,
 }
 
 /// A trust domain.
@@ -112,7 +116,7 @@ pub fn trust(state: &Availability, tokens: &JwtSnapshot, now: SystemTime) -> Vec
 
 /// Every token that is configured.
 #[must_use]
-pub fn tokens(snapshot: &JwtSnapshot) -> Vec<Token> {
+pub fn tokens(snapshot: &JwtSnapshot, now: SystemTime) -> Vec<Token> {
     let token = |(request, state): (&crate::identity::JwtRequest, &JwtState)| {
         let subject = match &request.subject {
             JwtSubject::Default => "default".to_owned(),
@@ -125,17 +129,40 @@ pub fn tokens(snapshot: &JwtSnapshot) -> Vec<Token> {
             JwtState::Gone(at) => ("gone", None, Some(*at)),
         };
         let audience = request.audience.iter().cloned().collect();
-        Token { subject, audience, state: state.to_owned(), issued: issued.map(seconds), expires: expires.map(seconds) }
+        let life = issued.zip(expires).map(|(not_before, not_after)| Validity { not_before, not_after });
+        Token {
+            subject,
+            audience,
+            state: state.to_owned(),
+            issued: issued.map(seconds),
+            expires: expires.map(seconds),
+            spent_percent: life.map_or(100, |life| spent(life, now)),
+            left_seconds: life.map_or(0, |life| life.remaining(now).as_secs()),
+        }
     };
     snapshot.svids.iter().map(token).collect()
+}
+
+/// How much of a life is over, in percent.
+fn spent(Validity { not_before, not_after }: Validity, now: SystemTime) -> u8 {
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    let spent = now.duration_since(not_before).unwrap_or_default();
+    let percent = if life.is_zero() { 100.0 } else { 100.0 * spent.as_secs_f64() / life.as_secs_f64() };
+    percent.clamp(0.0, 100.0) as u8
+}
+
+impl Token {
+    /// What is left, for people.
+    #[must_use]
+    pub fn left(&self) -> String {
+        left(Duration::from_secs(self.left_seconds))
+    }
 }
 
 impl Identity {
     fn new(svid: &Svid, default: bool, now: SystemTime) -> Self {
         let Validity { not_before, not_after } = svid.validity;
         let life = not_after.duration_since(not_before).unwrap_or_default();
-        let spent = now.duration_since(not_before).unwrap_or_default();
-        let percent = if life.is_zero() { 100.0 } else { 100.0 * spent.as_secs_f64() / life.as_secs_f64() };
         Self {
             spiffe_id: svid.id.to_string(),
             hint: svid.hint.as_ref().map(|hint| hint.as_str().to_owned()),
@@ -144,7 +171,7 @@ impl Identity {
             not_before: seconds(not_before),
             not_after: seconds(not_after),
             renewal_due: seconds(not_after - life / 3),
-            spent_percent: percent.clamp(0.0, 100.0) as u8,
+            spent_percent: spent(svid.validity, now),
             left_seconds: svid.validity.remaining(now).as_secs(),
             state: Life::of(not_before, not_after, now),
         }

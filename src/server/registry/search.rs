@@ -1,5 +1,7 @@
 //! Finding streams among many.
 
+use std::fmt::Write as _;
+
 use super::{Cell, State, StreamView, Streams, View};
 
 /// Which streams are wanted.
@@ -22,7 +24,7 @@ pub struct Found {
     pub counts: Counts,
     /// Streams found, of which some are returned.
     pub matched: usize,
-    /// In the order of opening.
+    /// By node and peer, so that the streams of one client stand together; those of one client in the order of opening.
     pub streams: Vec<StreamView>,
 }
 
@@ -39,20 +41,22 @@ impl Streams {
     /// The streams that `query` asks for. Ten thousand streams take a few milliseconds; none of them waits for that.
     #[must_use]
     pub fn find(&self, query: &Query) -> Found {
-        let text = query.text.to_lowercase();
-        let mut found = Found::default();
+        let mut needle = Needle::new(&query.text);
+        let mut counts = Counts::default();
+        let mut matches = Vec::new();
         for cell in self.cells() {
             let view = cell.view();
-            let worst = found.counts.add(&view);
-            if !query.state.is_none_or(|state| worst.contains(&state)) || !(text.is_empty() || view.mentions(&text)) {
-                continue;
+            let states = counts.add(&view);
+            if query.state.is_none_or(|state| states.contains(state)) && needle.is_in(&view) {
+                let client = view.client.clone();
+                drop(view);
+                matches.push((client, cell));
             }
-            if found.matched >= query.offset && found.streams.len() < query.limit {
-                found.streams.push(cell.show(&view));
-            }
-            found.matched += 1;
         }
-        found
+        let matched = matches.len();
+        matches.sort_by(|(a, first), (b, second)| (&a.node, a.peer, first.id).cmp(&(&b.node, b.peer, second.id)));
+        let page = matches.into_iter().skip(query.offset).take(query.limit);
+        Found { counts, matched, streams: page.map(|(_, cell)| cell.show(&cell.view())).collect() }
     }
 
     /// Every stream.
@@ -70,19 +74,27 @@ impl Counts {
     }
 
     /// Adds a stream; says which states it has.
-    fn add(&mut self, view: &View) -> Vec<State> {
+    fn add(&mut self, view: &View) -> States {
         self.streams += 1;
-        let mut states = Vec::with_capacity(1);
+        let mut states = States::default();
         for row in &view.rows {
-            let state = row.view(view.now.as_deref()).state;
+            let state = row.state(row.current(view.now.as_deref()));
             if let Some(count) = self.names.get_mut(state as usize) {
                 *count += 1;
             }
-            if !states.contains(&state) {
-                states.push(state);
-            }
+            states.0 |= 1 << state as u8;
         }
         states
+    }
+}
+
+/// A set of states.
+#[derive(Clone, Copy, Default)]
+struct States(u8);
+
+impl States {
+    fn contains(self, state: State) -> bool {
+        self.0 & (1 << state as u8) != 0
     }
 }
 
@@ -93,20 +105,45 @@ impl Cell {
     }
 }
 
-impl View {
-    /// Whether the lower-case `text` occurs in anything that the page shows of the stream.
-    fn mentions(&self, text: &str) -> bool {
-        let within = |shown: &str| shown.to_lowercase().contains(text);
-        let client = &self.client;
+/// What is looked for, in any case.
+struct Needle {
+    text: String,
+    scratch: String,
+}
+
+impl Needle {
+    fn new(text: &str) -> Self {
+        Self { text: text.to_lowercase(), scratch: String::new() }
+    }
+
+    /// Whether it occurs in anything that the page shows of the stream.
+    fn is_in(&mut self, view: &View) -> bool {
+        if self.text.is_empty() {
+            return true;
+        }
+        let client = &view.client;
+        self.scratch.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.scratch, "{}", client.peer);
+        let within = |shown: &str| contains(shown, &self.text);
         within(&client.node)
             || within(&client.cluster)
-            || within(&client.peer.to_string())
+            || within(&self.scratch)
             || within(client.service.as_str())
             || within(client.variant.as_str())
-            || self.rows.iter().any(|row| {
+            || view.rows.iter().any(|row| {
                 within(row.name.as_str())
                     || row.held.as_ref().is_some_and(|held| within(held.as_str()))
                     || row.rejected.as_ref().is_some_and(|rejected| within(&rejected.1))
             })
     }
+}
+
+/// Whether `text` has the lower-case `needle` in it, in any case.
+fn contains(text: &str, needle: &str) -> bool {
+    if !text.is_ascii() {
+        return text.to_lowercase().contains(needle);
+    }
+    text.len() >= needle.len()
+        && text.as_bytes().windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle.as_bytes()))
 }

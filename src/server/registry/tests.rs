@@ -66,21 +66,56 @@ fn an_error_stays_until_other_content_is_taken() {
     assert_eq!(states(&streams), [State::Synced]);
 }
 
-#[test]
-fn ten_thousand_streams_are_searched_in_no_time() {
+/// So many streams, each of a client of its own with three names; one in a hundred refuses its certificate. They are live
+/// as long as what comes with them.
+pub(crate) fn crowd(count: usize) -> (Streams, impl Sized) {
     let streams = Streams::default();
-    let seats: Vec<_> = (0..10_000).map(|number| streams.open(client(&format!("envoy-{number}")))).collect();
-    for seat in &seats {
-        seat.sent(&"default".into(), &version("1"));
-    }
+    let names = ["default", "ROOTCA", "spiffe://partner.example"];
+    let now = set(&names.map(|name| (name, "7f3a")));
+    let seat = |number: usize| {
+        let seat = streams.open(client(&format!("envoy-{number:05}")));
+        seat.sees(&now);
+        for name in names.map(ResourceName::new) {
+            seat.sent(&name, &version("7f3a"));
+            if number.is_multiple_of(100) && name.as_str() == "default" {
+                seat.nacked(&name, &version("7f3a"), "Failed to load certificate chain from <inline>");
+            } else {
+                seat.acked(&name, &version("7f3a"));
+            }
+        }
+        seat
+    };
+    let seats: Vec<_> = (0..count).map(seat).collect();
+    (streams, seats)
+}
+
+#[test]
+fn ten_thousand_streams_are_searched_and_paged() {
+    let (streams, seats) = crowd(10_000);
+    let query = |text: &str| Query { text: text.into(), limit: 50, ..Query::default() };
     let started = Instant::now();
-    let found = streams.find(&Query { text: "ENVOY-12".into(), offset: 10, limit: 50, ..Query::default() });
+    let found = streams.find(&Query { offset: 60, ..query("ENVOY-012") });
     // Unoptimised and on a busy machine; the bound is about the order of growth.
     assert!(started.elapsed().as_secs() < 2, "{:?}", started.elapsed());
-    assert_eq!((found.matched, found.streams.len(), found.counts.streams), (111, 50, 10_000));
-    assert_eq!(found.counts.of(State::Stale), 10_000);
-    let none = streams.find(&Query { state: Some(State::Error), limit: 50, ..Query::default() });
-    assert_eq!(none.matched, 0);
+    let nodes: Vec<_> = found.streams.iter().map(|stream| stream.client.node.as_str()).collect();
+    assert_eq!((found.matched, nodes.len(), nodes[0], nodes[39]), (100, 40, "envoy-01260", "envoy-01299"));
+    assert_eq!((found.counts.streams, found.counts.names), (10_000, [29_900, 0, 0, 100]));
+    assert_eq!(streams.find(&query("Failed TO load")).matched, 100);
+    assert_eq!(streams.find(&query("pid:7 ")).matched, 10_000);
+    assert_eq!(streams.find(&query("nobody")).matched, 0);
+    let refused = streams.find(&Query { state: Some(State::Error), text: "-09".into(), limit: 50, offset: 0 });
+    assert_eq!((refused.matched, refused.streams.len()), (10, 10));
+    drop(seats);
+    assert!(streams.is_empty());
+}
+
+#[test]
+fn the_streams_of_one_client_stand_together() {
+    let streams = Streams::default();
+    let _seats: Vec<_> = ["b", "a", "b", "a"].map(|node| streams.open(client(node))).into();
+    let found = streams.find(&Query { limit: 10, ..Query::default() });
+    let order: Vec<_> = found.streams.iter().map(|stream| (stream.client.node.as_str(), stream.id)).collect();
+    assert_eq!(order, [("a", 2), ("a", 4), ("b", 1), ("b", 3)]);
 }
 
 #[test]

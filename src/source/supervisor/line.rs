@@ -1,11 +1,11 @@
 //! One of the supervisor's sources: its session, or when the next one may begin.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::SystemTime};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use tokio::time::Instant;
 
-use super::{Config, MISCONFIGURED_RETRY};
+use super::{Config, LineStatus, MISCONFIGURED_RETRY, Standing};
 use crate::{
     identity::{IdentitySnapshot, Workload},
     source::{ErrorKind, Source, SourceError, backoff::Backoff},
@@ -27,6 +27,8 @@ pub(super) struct Line {
     /// Failures since it last delivered.
     pub(super) failures: u32,
     pub(super) last_failure: Option<ErrorKind>,
+    last_error: Option<Arc<str>>,
+    last_update: Option<SystemTime>,
 }
 
 struct Session {
@@ -38,7 +40,18 @@ struct Session {
 impl Line {
     pub(super) fn new(source: Arc<dyn Source>, backoff: Backoff) -> Self {
         let name = source.name();
-        Self { name, source, session: None, not_before: None, backoff, held: None, failures: 0, last_failure: None }
+        Self {
+            name,
+            source,
+            session: None,
+            not_before: None,
+            backoff,
+            held: None,
+            failures: 0,
+            last_failure: None,
+            last_error: None,
+            last_update: None,
+        }
     }
 
     /// Whether a session may be opened now.
@@ -56,27 +69,52 @@ impl Line {
     pub(super) fn close(&mut self) -> bool {
         let idle = self.session.is_none() && self.last_failure.is_none() && self.held.is_none();
         (self.session, self.not_before, self.held) = (None, None, None);
-        (self.failures, self.last_failure) = (0, None);
+        self.well();
         self.backoff.reset();
         !idle
     }
 
-    pub(super) fn delivered(&mut self, snapshot: IdentitySnapshot) {
+    pub(super) fn delivered(&mut self, snapshot: IdentitySnapshot, now: SystemTime) {
         if let Some(session) = &mut self.session {
             session.delivered = true;
         }
         self.held = Some(snapshot);
-        (self.failures, self.last_failure) = (0, None);
+        self.last_update = Some(now);
+        self.well();
+    }
+
+    fn well(&mut self) {
+        (self.failures, self.last_failure, self.last_error) = (0, None, None);
+    }
+
+    /// How it does, for people.
+    pub(super) fn status(&self, active: bool) -> LineStatus {
+        let standing = match &self.session {
+            Some(session) if session.delivered => Standing::Up,
+            _ if self.last_failure.is_some() => Standing::Down,
+            Some(_) => Standing::Asked,
+            None => Standing::Idle,
+        };
+        LineStatus {
+            name: self.name.clone(),
+            active,
+            standing,
+            last_update: self.last_update,
+            consecutive_failures: self.failures,
+            last_error: self.last_error.clone(),
+            last_error_kind: self.last_failure,
+        }
     }
 
     /// The session is over: the next one begins after a pause that counts from the beginning of this one.
-    pub(super) fn failed(&mut self, kind: ErrorKind, config: &Config) {
+    pub(super) fn failed(&mut self, kind: ErrorKind, error: Arc<str>, config: &Config) {
         let session = self.session.take();
         let lasted = session.as_ref().map(|session| session.opened.elapsed()).unwrap_or_default();
         let delivered = session.is_some_and(|session| session.delivered);
         self.held = None;
         self.failures = self.failures.saturating_add(1);
         self.last_failure = Some(kind);
+        self.last_error = Some(error);
         let delay = match kind {
             ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
             // The source itself paces how often a workload with bundles alone is looked up again.

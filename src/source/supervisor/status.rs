@@ -1,0 +1,55 @@
+//! How sources do, for status pages and checks.
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::source::ErrorKind;
+
+/// How the source does. Of several sources: the one in service, or while there is none, whichever spoke last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// The [name](crate::source::Source::name) of the source whose identities are in service; `None` before there are
+    /// any.
+    pub active: Option<Arc<str>>,
+    /// A session is open and has delivered usable data.
+    pub connected: bool,
+    /// When usable data last came, changed or not.
+    pub last_update: Option<SystemTime>,
+    /// Failures since then.
+    pub consecutive_failures: u32,
+    /// The last failure with its causes; `None` once usable data came again.
+    pub last_error: Option<Arc<str>>,
+    /// What that failure means.
+    pub last_error_kind: Option<ErrorKind>,
+}
+
+/// How one of the sources does, in service or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineStatus {
+    /// The [name](crate::source::Source::name) of the source.
+    pub name: Arc<str>,
+    /// Its identities are in service, even while it is away.
+    pub active: bool,
+    /// Its session.
+    pub standing: Standing,
+    /// When usable data last came from it.
+    pub last_update: Option<SystemTime>,
+    /// Failures since then.
+    pub consecutive_failures: u32,
+    /// The last failure with its causes; `None` once usable data came again, or it is not asked any more.
+    pub last_error: Option<Arc<str>>,
+    /// What that failure means.
+    pub last_error_kind: Option<ErrorKind>,
+}
+
+/// How the session with a source stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not asked: a preferred one serves.
+    Idle,
+    /// It is asked for the first time and has not answered yet.
+    Asked,
+    /// It delivers.
+    Up,
+    /// Its last session failed; it is asked again and again.
+    Down,
+}
