@@ -21,7 +21,9 @@ use crate::{
     lifecycle::{PartError, Readiness},
     output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{self, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover},
+    source::{
+        self, AskedFiles, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart, failover,
+    },
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
@@ -60,6 +62,7 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
+    asked: AskedFiles,
     /// The sources, the preferred one first, as people know them.
     source: String,
     store: Arc<IdentityStore>,
@@ -103,6 +106,7 @@ impl App {
         let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        let asked = AskedFiles::new(config.secrets().files.clone(), server.files());
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
             server,
@@ -110,6 +114,7 @@ impl App {
             admin,
             supervisor,
             jwt,
+            asked,
             source: names,
             store,
             notifier,

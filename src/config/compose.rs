@@ -1,6 +1,7 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
 mod admin;
+mod asked;
 mod hooks;
 mod jwt;
 mod names;
