@@ -13,8 +13,12 @@ use fixture::{Pair, lines, mkfifo, replace};
 use support::{
     app::{Place, Running},
     secrets::{self, Content, content},
-    world::{eventually, unix_channel},
+    world::{bounded, eventually, unix_channel},
     xds::{Delta, Sotw, envoy, fetch},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
 };
 use tonic::{Code, transport::Channel};
 
@@ -237,6 +241,9 @@ async fn the_names_that_are_answered_are_a_limit_for_files_too() {
     running.stop().await;
 }
 
+/// Makes a file bad.
+type Damage<'a> = Box<dyn Fn() + 'a>;
+
 #[tokio::test]
 async fn files_that_vanish_or_go_bad_take_nothing_away() {
     let log = lines();
@@ -249,7 +256,7 @@ async fn files_that_vanish_or_go_bad_take_nothing_away() {
     client.expect([&*cert]).await;
     client.ack().await;
     let crt = place.at("certs/web.crt");
-    let damage: [(&str, Box<dyn Fn()>); 6] = [
+    let damage: [(&str, Damage<'_>); 6] = [
         ("cannot read", Box::new(|| ())),
         ("is no file", Box::new(|| fs::create_dir(&crt).unwrap())),
         ("holds no certificate", Box::new(|| fs::write(&crt, "garbage").unwrap())),
@@ -418,6 +425,15 @@ async fn a_unary_call_reads_the_file_too() {
     let name = cert(&place, "web");
     let response = fetch(&channel, envoy(40), &[&name]).await.unwrap();
     assert_eq!(content(&secrets::decode(&response.resources[0])), held.content());
+    // REST too, and it finds what nobody has asked for before.
+    held.write(&place.at("certs/sub"), "rest");
+    let body = format!(r#"{{"resource_names":["{}"]}}"#, cert(&place, "sub/rest"));
+    let head = "POST /v3/discovery:secrets HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length:";
+    let mut stream = UnixStream::connect(place.at("sds.sock")).await.unwrap();
+    stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    bounded(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("tls_certificate"), "{answer}");
     let missing = cert(&place, "missing");
     let status = fetch(&channel, envoy(40), &[&missing]).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
