@@ -22,7 +22,9 @@ use crate::{
     lifecycle::{PartError, Readiness},
     output::{OutputEvent, Outputs},
     server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
-    source::{self, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart},
+    source::{
+        self, AskedFiles, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart,
+    },
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
@@ -62,6 +64,7 @@ pub struct App {
     admin: Admin,
     supervisor: Supervisor,
     jwt: JwtSupervisor,
+    asked: AskedFiles,
     store: Arc<IdentityStore>,
     notifier: Notifier,
     systemd: systemd::Config,
@@ -105,6 +108,7 @@ impl App {
             JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy).beside(&supervisor);
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        let asked = AskedFiles::new(config.secrets().files.clone(), server.files());
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
             server,
@@ -112,6 +116,7 @@ impl App {
             admin,
             supervisor,
             jwt,
+            asked,
             store,
             notifier,
             systemd: *config.systemd(),

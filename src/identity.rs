@@ -1,16 +1,20 @@
 //! What we hold: SVIDs, trust bundles and the snapshots that carry them.
 //!
-//! Everything here is plain data; the only moving part is [`IdentityStore`], which hands the newest
-//! snapshot of a [`Workload`] to whoever watches it. Names follow the SPIFFE standards.
+//! Everything here is plain data; the only moving parts are [`IdentityStore`], which hands the newest
+//! snapshot of a [`Workload`] to whoever watches it, and [`FileStore`], which also knows who asks for which file. Names follow the SPIFFE standards.
 
+mod asked;
 mod bundle;
+mod file;
 mod jwt;
 mod snapshot;
 mod store;
 mod svid;
 mod workload;
 
+pub use asked::{FileLease, FileStore, LINGER, Questions, Wanted};
 pub use bundle::TrustBundle;
+pub use file::{FilePolicy, FileRequest, FileSecret, FileSnapshot, SystemRoots};
 pub use jwt::{JwtBundle, JwtRequest, JwtSnapshot, JwtState, JwtSubject, JwtSvid, Token};
 pub use snapshot::IdentitySnapshot;
 pub use spiffe::{SpiffeId, TrustDomain};

@@ -3,6 +3,7 @@
 mod builder;
 mod contents;
 mod encode;
+mod files;
 pub mod jwks;
 mod name;
 mod pattern;
@@ -19,7 +20,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 pub use builder::Part;
 pub use contents::{Contents, Note};
 pub use encode::EncodeError;
-pub use name::{JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_reserved};
+pub use name::{
+    JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_file, is_reserved,
+};
 pub use pattern::{Pattern, PatternError};
 pub use revocation::CrlPolicy;
 pub use rollout::{Change, stages};
@@ -29,7 +32,7 @@ pub use template::{Template, TemplateError, Unfilled, Variable};
 pub use view::View;
 
 use crate::{
-    identity::{IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState},
+    identity::{FilePolicy, FileRequest, FileSnapshot, IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState},
     xds::{EnvoyVersion, Node, Origin, ResourceSet},
 };
 use builder::Builder;
@@ -58,6 +61,8 @@ pub struct Config {
     pub rollout_hold: Duration,
     /// The tokens that are served. Every other token name is impossible, so that no client makes us mint one.
     pub jwt_svids: BTreeSet<JwtRequest>,
+    /// The files that clients may ask for. Every other name of a file is a name without meaning.
+    pub files: FilePolicy,
 }
 
 impl Default for Config {
@@ -72,6 +77,7 @@ impl Default for Config {
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
             jwt_svids: BTreeSet::new(),
+            files: FilePolicy::default(),
         }
     }
 }
@@ -80,6 +86,23 @@ impl Default for Config {
 impl From<Naming> for Config {
     fn from(naming: Naming) -> Self {
         Self { naming, ..Self::default() }
+    }
+}
+
+impl Config {
+    /// What a client that asks for `name` wants read; `None` if that is no file, or none that it may ask for.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<FileRequest> {
+        // Cheap where there are no files, and for all other names.
+        if !self.files.is_open() || !name.starts_with("file-") {
+            return None;
+        }
+        match SecretName::parse(name, &self.naming) {
+            Some(SecretName::File(request)) if self.files.permits(&request) => {
+                builder::is_allowed(&name::decode_dots(name), self.allowed.as_deref()).then_some(request)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -181,6 +204,15 @@ impl SecretCatalog {
         set.finish(Arc::new(|_| false))
     }
 
+    /// What is in files. A name that may be asked for and has no content is withheld, whether it was looked at or not:
+    /// the file may come, and who has an earlier content of it keeps that.
+    ///
+    /// Whatever has not changed since `before` keeps its frames.
+    #[must_use]
+    pub fn files(&self, snapshot: &FileSnapshot, before: Option<&Part>) -> Part {
+        files::part(snapshot, &self.config, &self.origin, before)
+    }
+
     /// What is served to a workload that is entitled to nothing: no certificate and no context is impossible, and
     /// none is there.
     #[must_use]
@@ -192,14 +224,22 @@ impl SecretCatalog {
 
     /// What clients see of these parts. `contents` are those that `x509` was made of, if there are any.
     #[must_use]
-    pub fn view(&self, contents: Option<Arc<Contents>>, flavour: Flavour, x509: &Part, tokens: &Part) -> View {
-        View::new(contents, flavour, x509, tokens, self.origin.clone())
+    pub fn view(
+        &self,
+        contents: Option<Arc<Contents>>,
+        flavour: Flavour,
+        x509: &Part,
+        tokens: &Part,
+        files: &Part,
+    ) -> View {
+        View::new(contents, flavour, x509, tokens, files, self.origin.clone())
     }
 
-    /// What everyone sees before anything is known: every name is withheld.
+    /// What everyone sees before the source has said anything: every name is withheld but those of `files`, which have
+    /// nothing to do with it.
     #[must_use]
-    pub fn pending(&self) -> View {
-        View::pending(self.origin.clone())
+    pub fn pending(&self, files: &Part) -> View {
+        View::pending(files, self.origin.clone())
     }
 
     /// Every resource that `snapshot` is to a client of this flavour at `now`, without tokens.

@@ -44,7 +44,7 @@ pub use publish::Pulse;
 pub use registry::Streams;
 
 use crate::{
-    identity::{Availability, JwtSnapshot},
+    identity::{Availability, FileStore, JwtSnapshot},
     lifecycle::{self, Latch, PartError, Readiness},
     secret::{self, Flavour, NodeNames, SecretCatalog},
     systemd::Handed,
@@ -136,6 +136,7 @@ struct Shared {
     settings: Settings,
     origin: Arc<Origin>,
     feeds: Feeds,
+    files: Arc<FileStore>,
     peers: PeerStreams,
     events: broadcast::Sender<StreamEvent>,
     metrics: StreamMetrics,
@@ -208,6 +209,7 @@ impl Server {
             settings,
             origin,
             feeds,
+            files: Arc::new(FileStore::new()),
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             streams: Streams::default(),
@@ -227,6 +229,13 @@ impl Server {
     pub fn with_tokens(mut self, tokens: watch::Receiver<Arc<JwtSnapshot>>) -> Self {
         self.tokens = tokens;
         self
+    }
+
+    /// Where clients ask for files, and where whoever reads them shall say what is in them. Without a reader such names
+    /// stay silent.
+    #[must_use]
+    pub fn files(&self) -> Arc<FileStore> {
+        self.shared.files.clone()
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -306,7 +315,8 @@ impl Server {
         let settings = &self.shared.settings;
         let slots = Arc::new(Semaphore::new(settings.limits().connections as usize));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.publisher.run(states.clone(), self.tokens, settings.watch(), stop.clone()));
+        let files = self.shared.files.watch();
+        tasks.spawn(self.publisher.run(states.clone(), self.tokens, files, settings.watch(), stop.clone()));
         tasks.spawn(health::judge(self.readiness.latch("identity", "no identity yet"), states, stop.clone()));
         tasks.spawn(health::report(reporter, self.readiness.watch(), stop.clone()));
         for socket in self.sockets {

@@ -3,6 +3,7 @@
 //! A [`Source`] opens *one session* and reports what it hears, validated ([`decode`]) and otherwise untouched. The one
 //! place that retries, keeps the last good state and decides what a failure means is [`supervisor`].
 
+pub mod asked;
 pub mod backoff;
 pub mod decode;
 mod endpoint;
@@ -15,6 +16,7 @@ pub mod supervisor;
 pub mod warm;
 pub mod workload_api;
 
+pub use asked::AskedFiles;
 pub use endpoint::{Endpoint, EndpointError};
 pub use event::RenewalEvent;
 pub use files::Files;

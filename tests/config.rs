@@ -125,7 +125,9 @@ fn the_example_is_valid_and_shows_every_key() {
 
 #[test]
 fn the_other_examples_are_valid() {
-    for name in ["examples/failover.yaml", "examples/files.yaml", "examples/name-table.yaml"] {
+    for name in
+        ["examples/asked-files.yaml", "examples/failover.yaml", "examples/files.yaml", "examples/name-table.yaml"]
+    {
         let file = File { path: name.into(), text: read(name) };
         let config = Config::new(&Sources { file: Some(file), ..Sources::default() });
         assert!(!config.unwrap_or_else(|problems| panic!("{problems}")).sources().is_empty());

@@ -233,6 +233,25 @@ async fn keys_and_chains_in_every_spelling_are_the_same_identity() {
     }
 }
 
+/// Reading a pipe would wait for somebody to write.
+#[tokio::test]
+async fn what_is_no_file_holds_nobody_up() {
+    let (ca, directory) = (Ca::new("example.org").await, tempfile::tempdir().unwrap());
+    let names = ["svid.pem", "svid_key.pem", "svid_bundle.pem"];
+    let (held, key) = (ca.rotate(), directory.path().join(names[1]));
+    held.write(directory.path(), names);
+    fs::remove_file(&key).unwrap();
+    nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let mut client = Client::of(each(directory.path()));
+    match client.event("renewal_failed").await {
+        RenewalEvent::RenewalFailed { error, .. } => assert!(error.contains("svid_key.pem is no file"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    fs::remove_file(&key).unwrap();
+    held.write(directory.path(), names);
+    client.serves(&held).await;
+}
+
 #[tokio::test]
 async fn every_bad_content_is_named_with_its_file() {
     let (ca, other) = (Ca::new("example.org").await, Ca::new("other.org").await);

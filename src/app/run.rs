@@ -46,6 +46,7 @@ impl App {
             beside.spawn(guarded(&stop, warm.run(self.store.clone(), status, self.denied_grace, stop.clone())));
         }
         beside.spawn(guarded(&stop, self.jwt.run(stop.clone())));
+        beside.spawn(guarded(&stop, self.asked.run(stop.clone())));
         // Half a program is none: whichever of these ends takes the others along.
         let renewal = tokio::spawn(last(&stop, self.supervisor.run(stop.clone())));
         let served = last(&stop, self.server.run(states.clone(), stop.clone()));

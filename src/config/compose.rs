@@ -1,6 +1,7 @@
 //! From texts to the configurations of the subsystems, with the rules that span several keys.
 
 mod admin;
+mod asked;
 mod hooks;
 mod jwt;
 mod names;
@@ -53,6 +54,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let server_default = server::Config::default();
     let source = compose.source(raw.source);
     let jwt = compose.jwt(raw.jwt);
+    compose.tokens_from_files(&source.sources, &jwt, raw.outputs.as_deref().unwrap_or_default());
     let secrets = compose.secrets(raw.secrets, &jwt.svids);
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub(super) use admin::Admin;
 pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
-pub(super) use names::{DefaultIdentity, Name, OneOrMore, SubjectAltName};
+pub(super) use names::{AskedFiles, DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
 pub(super) use restart::{Systemd, WarmStart};
 
@@ -192,6 +192,8 @@ pub(super) struct Secrets {
     /// strangers, as with Envoy's on-demand secrets.
     #[schemars(extend("examples" = [["default", "ROOTCA"]]))]
     pub(super) allowed_names: Option<Vec<String>>,
+    /// Files that clients may ask for by path, beside what the source gives: see docs/names.md.
+    pub(super) files: AskedFiles,
     /// When the source's revocation lists are put into validation contexts: `complete` where every authority of a trust
     /// domain has one, `always` where any has one (Envoy then refuses all peers under the others), `never`.
     #[schemars(extend("enum" = ["complete", "always", "never"], "default" = "complete"))]

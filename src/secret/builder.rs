@@ -14,18 +14,35 @@ pub struct Part {
     resources: BTreeMap<ResourceName, Arc<Resource>>,
     withheld: BTreeSet<ResourceName>,
     possible: Absence,
+    /// Names that are withheld when they are not there, though nobody can list them.
+    withholding: Option<Absence>,
 }
 
 impl Part {
     /// Everything in `self` and in `other`; where both have a name, `self` wins.
     #[must_use]
-    pub fn join(&self, other: &Self) -> ResourceSet {
+    pub fn join(&self, other: &Self) -> Self {
         let taken = |name: &ResourceName| self.resources.contains_key(name) || self.withheld.contains(name);
-        let others = other.resources.iter().filter(|(name, _)| !taken(name)).map(|(_, resource)| resource);
-        let resources = self.resources.values().chain(others).cloned();
-        let withheld = self.withheld.iter().chain(other.withheld.iter().filter(|name| !taken(name))).cloned();
-        let (one, two) = (self.possible.clone(), other.possible.clone());
-        ResourceSet::new(resources, withheld, Arc::new(move |name| one(name) || two(name)))
+        let mut joined = self.clone();
+        let others = other.resources.iter().filter(|(name, _)| !taken(name));
+        joined.resources.extend(others.map(|(name, resource)| (name.clone(), resource.clone())));
+        joined.withheld.extend(other.withheld.iter().filter(|name| !taken(name)).cloned());
+        joined.possible = either(&self.possible, &other.possible);
+        joined.withholding = match (&self.withholding, &other.withholding) {
+            (Some(one), Some(two)) => Some(either(one, two)),
+            (one, two) => one.as_ref().or(two.as_ref()).cloned(),
+        };
+        joined
+    }
+
+    /// The same, but of what is not there, names for which `withholding` holds are withheld.
+    pub(super) fn withholding(self, withholding: Absence) -> Self {
+        Self { withholding: Some(withholding), ..self }
+    }
+
+    /// Everything that is there.
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
     }
 
     /// The resource of this name, if it is there.
@@ -41,7 +58,11 @@ impl Part {
 
 impl From<Part> for ResourceSet {
     fn from(part: Part) -> Self {
-        Self::new(part.resources.into_values(), part.withheld, part.possible)
+        let set = Self::new(part.resources.into_values(), part.withheld, part.possible);
+        match part.withholding {
+            Some(withholding) => set.withholding(withholding),
+            None => set,
+        }
     }
 }
 
@@ -77,7 +98,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn finish(self, possible: Absence) -> Part {
-        Part { resources: self.resources, withheld: self.withheld, possible }
+        Part { resources: self.resources, withheld: self.withheld, possible, withholding: None }
     }
 
     /// A name for a content; its dot-free spelling is never listed.
@@ -115,6 +136,11 @@ impl<'a> Builder<'a> {
             None => self.withhold(name),
         }
     }
+}
+
+fn either(one: &Absence, two: &Absence) -> Absence {
+    let (one, two) = (one.clone(), two.clone());
+    Arc::new(move |name| one(name) || two(name))
 }
 
 /// Whether `name` is like one of those that are answered.

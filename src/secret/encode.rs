@@ -25,7 +25,9 @@ use super::{
     table::{SanKind, SanRule, SubjectAltName},
 };
 use crate::{
-    identity::{Certificate, Svid, Token, TrustBundle, TrustDomain},
+    identity::{
+        Certificate, CertificateChain, FileRequest, FileSecret, PrivateKey, Svid, Token, TrustBundle, TrustDomain,
+    },
     xds::{Content, Rank, Version},
 };
 
@@ -69,10 +71,21 @@ impl Drop for Unnamed {
 
 /// An SVID as a `TlsCertificate`: one PEM block a certificate, leaf first, and the key as PKCS#8 PEM.
 pub(super) fn certificate(svid: &Svid) -> Result<Arc<Content>, EncodeError> {
-    let chain = pem_blocks(svid.chain.iter()).ok_or_else(|| EncodeError::Certificate(svid.id.to_string()))?;
-    let key = key_pem(svid.key.pkcs8_der()).ok_or_else(|| EncodeError::Key(svid.id.to_string()))?;
-    let parts = std::iter::once("tls_certificate".as_bytes()).chain(svid.chain.iter().map(Certificate::der));
-    let version = Version::digest(parts);
+    tls_certificate(&svid.chain, &svid.key, certificate_version(&svid.chain), &svid.id)
+}
+
+fn certificate_version(chain: &CertificateChain) -> Version {
+    Version::digest(std::iter::once("tls_certificate".as_bytes()).chain(chain.iter().map(Certificate::der)))
+}
+
+fn tls_certificate(
+    chain: &CertificateChain,
+    key: &PrivateKey,
+    version: Version,
+    whose: &impl ToString,
+) -> Result<Arc<Content>, EncodeError> {
+    let chain = pem_blocks(chain.iter()).ok_or_else(|| EncodeError::Certificate(whose.to_string()))?;
+    let key = key_pem(key.pkcs8_der()).ok_or_else(|| EncodeError::Key(whose.to_string()))?;
     let kind = TlsCertificate {
         certificate_chain: Some(inline(chain.into_bytes())),
         private_key: Some(inline(key)),
@@ -166,6 +179,31 @@ fn context_version(bundles: &[&TrustBundle], with: Conditions<'_>) -> Version {
         parts.push(b"suppress_client_ca_list");
     }
     Version::digest(parts)
+}
+
+/// The digest of what was in files.
+pub(super) fn file_version(secret: &FileSecret) -> Version {
+    match secret {
+        FileSecret::Roots(roots) => {
+            Version::digest(std::iter::once("trusted_ca".as_bytes()).chain(roots.iter().map(Certificate::der)))
+        }
+        FileSecret::Certificate { chain, .. } => certificate_version(chain),
+    }
+}
+
+/// What was in files, as Istio's agent has it: a `TlsCertificate`, or a context with nothing but `trusted_ca`. `request`
+/// is for the error.
+pub(super) fn file(secret: &FileSecret, request: &FileRequest) -> Result<Arc<Content>, EncodeError> {
+    let version = file_version(secret);
+    match secret {
+        FileSecret::Roots(roots) => {
+            let pem = pem_blocks(roots.iter()).ok_or_else(|| EncodeError::Certificate(request.to_string()))?;
+            let trusted_ca = Some(inline(pem.into_bytes()));
+            let context = CertificateValidationContext { trusted_ca, ..Default::default() };
+            Ok(Unnamed::content(secret::Type::ValidationContext(context), version, Rank::Trust))
+        }
+        FileSecret::Certificate { chain, key, .. } => tls_certificate(chain, key, version, &request),
+    }
 }
 
 fn matcher(san: &SubjectAltName<String>) -> SubjectAltNameMatcher {

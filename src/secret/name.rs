@@ -1,5 +1,6 @@
 //! What a resource name denotes.
 
+mod file;
 mod jwt;
 
 pub use jwt::{JwtName, TokenForm};
@@ -8,7 +9,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{FileRequest, SpiffeId, TrustDomain};
 
 /// The three names that are not SPIFFE IDs, with SPIRE's defaults (`sds` block of its agent configuration).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub enum SecretName {
     AllBundles,
     /// A token.
     Jwt(JwtName),
+    /// What is in files.
+    File(FileRequest),
 }
 
 impl SecretName {
@@ -118,6 +121,9 @@ impl SecretName {
         if let Some(jwt) = JwtName::parse(&name) {
             return Some(Self::Jwt(jwt));
         }
+        if is_file(&name) {
+            return file::parse(&name).map(Self::File);
+        }
         // The parsers also read a bare "example.org" and fold upper case; a resource name is the full ID, byte for byte.
         let authority = name.strip_prefix("spiffe://")?;
         if authority.contains('/') {
@@ -133,6 +139,12 @@ impl SecretName {
 #[must_use]
 pub fn is_reserved(name: &str) -> bool {
     name.starts_with("jwt:") || name.starts_with("jwt-bearer:") || name.starts_with("spiffe:")
+}
+
+/// Whether a name is in the space of names of files, whatever it denotes there.
+#[must_use]
+pub fn is_file(name: &str) -> bool {
+    name.starts_with(file::CERTIFICATE) || name.starts_with(file::ROOTS)
 }
 
 /// The dot-free spelling of a name, if it differs: Envoy builds statistics from secret names and splits those at dots,
@@ -175,9 +187,7 @@ mod tests {
 
     #[test]
     fn everything_else_denotes_nothing() {
-        for name in
-            ["", "example.org", "DEFAULT", "file-root:system", "spiffe://", "spiffe://UPPER/x", "spiffe://a/../b", "*"]
-        {
+        for name in ["", "example.org", "DEFAULT", "spiffe://", "spiffe://UPPER/x", "spiffe://a/../b", "*"] {
             assert_eq!(parse(name), None, "{name}");
         }
     }

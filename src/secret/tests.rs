@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    identity::Hint,
+    identity::{Certificate, FileSecret, Hint},
     xds::{Lookup, SECRET_TYPE_URL},
 };
 
@@ -51,7 +51,8 @@ fn view(catalog: &SecretCatalog, flavour: Flavour) -> View {
 
 fn viewed(catalog: &SecretCatalog, contents: &Arc<Contents>, flavour: Flavour) -> View {
     let tokens = catalog.tokens(&JwtSnapshot::default(), AT, None);
-    catalog.view(Some(contents.clone()), flavour, &catalog.x509(contents, flavour).unwrap(), &tokens)
+    let files = catalog.files(&FileSnapshot::default(), None);
+    catalog.view(Some(contents.clone()), flavour, &catalog.x509(contents, flavour).unwrap(), &tokens, &files)
 }
 
 /// The name whose content this is, or how it is missing.
@@ -181,7 +182,8 @@ fn names_stand_for_configured_tokens_only() {
     let x509 = catalog.x509(&contents, Flavour::Spiffe).unwrap();
     let seen = |tokens: JwtSnapshot, node: &str, name: &str| {
         let tokens = catalog.tokens(&tokens, AT, None);
-        let view = catalog.view(Some(contents.clone()), Flavour::Spiffe, &x509, &tokens);
+        let files = catalog.files(&FileSnapshot::default(), None);
+        let view = catalog.view(Some(contents.clone()), Flavour::Spiffe, &x509, &tokens, &files);
         let node = Node { id: node.to_owned(), ..Node::default() };
         meaning(&view.for_node(&names.bind(&node, &Naming::default())), name)
     };
@@ -190,4 +192,75 @@ fn names_stand_for_configured_tokens_only() {
     assert_eq!(seen(JwtSnapshot::default(), "payments", "of-payments"), "withheld");
     assert_eq!(seen(gone(), "payments", "of-payments"), "jwt:payments");
     assert_eq!(seen(gone(), "billing", "of-billing"), "impossible", "no client makes us mint a token");
+}
+
+const ROOTS: &str = "file-root:/etc/certs/ca.pem";
+const PAIR: &str = "file-cert:/etc/certs/tls.crt~/etc/keys/tls.key";
+
+fn with_files() -> SecretCatalog {
+    catalog(|config| {
+        config.files.allow = vec!["/etc/certs".into(), "/etc/keys/tls.key".into()];
+        config.files.system_roots = None;
+    })
+}
+
+/// Roots with this label, and nothing else, were read.
+fn read(roots: &str) -> FileSnapshot {
+    let secret = FileSecret::Roots(vec![Certificate::from_der(roots.as_bytes())]);
+    let request = FileRequest::Roots("/etc/certs/ca.pem".into());
+    FileSnapshot { secrets: [(request, Arc::new(secret))].into(), ..FileSnapshot::default() }
+}
+
+#[test]
+fn a_file_that_may_be_asked_for_is_never_denied() {
+    let catalog = with_files();
+    let contents = catalog.contents(&state(), AT).unwrap();
+    let tokens = catalog.tokens(&JwtSnapshot::default(), AT, None);
+    let x509 = catalog.x509(&contents, Flavour::Spiffe).unwrap();
+    for (x509, contents) in [(&x509, Some(contents.clone())), (&catalog.nothing(), None)] {
+        let view = |snapshot: &FileSnapshot| {
+            catalog.view(contents.clone(), Flavour::Spiffe, x509, &tokens, &catalog.files(snapshot, None))
+        };
+        let (before, after) = (view(&FileSnapshot::default()), view(&read("root")));
+        for name in [ROOTS, PAIR, "file-root:/etc/certs/ca%2Epem", "file-root:/etc/keys/tls.key"] {
+            assert_eq!(meaning(before.set(), name), "withheld", "{name}");
+        }
+        assert_eq!(meaning(after.set(), ROOTS), "its own");
+        assert_eq!(meaning(after.set(), "file-root:/etc/certs/ca%2Epem"), "its own");
+        assert_eq!(meaning(after.set(), PAIR), "withheld");
+        assert_eq!(after.set().listed().filter(|listed| listed.name().as_str().starts_with("file")).count(), 0);
+    }
+    let set = viewed(&catalog, &contents, Flavour::Plain);
+    for name in [
+        "file-root:system",
+        "file-root:/etc/keys/tls.crt",
+        "file-root:/etc/certs-too/ca.pem",
+        "file-root:/etc/certs/../shadow",
+        "file-cert:/etc/certs/tls.crt~/etc/shadow",
+        "file-cert:/etc/certs/tls.crt",
+    ] {
+        assert_eq!(meaning(set.set(), name), "impossible", "{name}");
+    }
+    let off = SecretCatalog::new(Config::default(), Arc::new(Origin { type_url: "", control_plane: String::new() }));
+    assert_eq!(meaning(&ResourceSet::from(off.files(&read("root"), None)), ROOTS), "impossible");
+}
+
+#[test]
+fn files_are_there_before_anything_else_is() {
+    let catalog = with_files();
+    let view = catalog.pending(&catalog.files(&read("root"), None));
+    assert!(!view.set().is_known());
+    assert_eq!([ROOTS, PAIR, A].map(|name| meaning(view.set(), name)), ["its own", "withheld", "withheld"]);
+    let empty = catalog.pending(&catalog.files(&FileSnapshot::default(), None));
+    assert!(!empty.says_the_same_as(&view));
+}
+
+#[test]
+fn a_file_is_encoded_once_until_it_changes() {
+    let catalog = with_files();
+    let first = catalog.files(&read("root"), None);
+    let [same, other] = ["root", "other"].map(|roots| catalog.files(&read(roots), Some(&first)));
+    let content = |part: &Part| part.resource(ROOTS).unwrap().clone();
+    assert!(Arc::ptr_eq(&content(&first), &content(&same)));
+    assert_ne!(content(&first).version(), content(&other).version());
 }

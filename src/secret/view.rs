@@ -38,14 +38,15 @@ impl View {
         flavour: Flavour,
         x509: &Part,
         tokens: &Part,
+        files: &Part,
         origin: Arc<Origin>,
     ) -> Self {
-        let set = Arc::new(x509.join(tokens));
+        let set = Arc::new(ResourceSet::from(x509.join(tokens).join(files)));
         Self { contents, tokens: Some(tokens.clone()), flavour, set, origin, made: Mutex::default() }
     }
 
-    pub(super) fn pending(origin: Arc<Origin>) -> Self {
-        let set = Arc::new(ResourceSet::pending());
+    pub(super) fn pending(files: &Part, origin: Arc<Origin>) -> Self {
+        let set = Arc::new(ResourceSet::pending_but(files.resources()));
         Self { contents: None, tokens: None, flavour: Flavour::Spiffe, set, origin, made: Mutex::default() }
     }
 

@@ -82,8 +82,8 @@ fn possible(contents: &Arc<Contents>, flavour: Flavour, config: &Arc<Config>, aw
             return false;
         }
         match SecretName::parse(&name, &config.naming) {
-            // Every token there is has its entry already.
-            None | Some(SecretName::Jwt(_)) => false,
+            // Every token there is has its entry already, and files are a part of their own.
+            None | Some(SecretName::Jwt(_) | SecretName::File(_)) => false,
             Some(SecretName::AllBundles) => flavour == Flavour::Spiffe,
             Some(SecretName::Svid(id)) => contents.is_possible(&id),
             Some(SecretName::DefaultSvid | SecretName::OwnBundle | SecretName::Bundle(_)) => true,

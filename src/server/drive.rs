@@ -28,6 +28,7 @@ use super::{
     publish::Feed,
 };
 use crate::{
+    identity::FileLease,
     secret::{Flavour, NodeNames},
     xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
 };
@@ -43,6 +44,8 @@ pub(super) struct Drive<W> {
     feed: WatchStream<Feed>,
     /// Names that only this client has.
     names: Arc<NodeNames>,
+    /// What it wants read from files.
+    files: FileLease,
     now: Option<Arc<ResourceSet>>,
     flavour: Flavour,
     /// The client's flavours: by default, and with the SPIFFE validator disabled.
@@ -71,6 +74,7 @@ impl<W: Wire> Drive<W> {
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             feed: WatchStream::new(feed),
             names,
+            files: shared.files.lease(),
             now: None,
             flavour: settings.flavour(flavours),
             flavours,
@@ -119,6 +123,13 @@ impl<W: Wire> Drive<W> {
             self.now = None;
             self.flavours = Flavour::either(node);
             self.flavour = self.shared.settings.flavour(self.flavours);
+        }
+        if event.heard.as_ref().is_some_and(|heard| heard.opened || heard.added + heard.dropped > 0) {
+            let secrets = &self.shared.settings.now().secrets;
+            if secrets.files.is_open() {
+                let wanted = self.state.secrets().wanted();
+                self.files.hold(wanted.filter_map(|name| secrets.file(name.as_str())).collect());
+            }
         }
         self.observer.heard(&event, &self.state);
         Ok(())

@@ -9,17 +9,26 @@ use http_body_util::StreamBody;
 use tonic::{Status, body::Body};
 
 use super::{Shared, inbound::Inbound, observe::code_name, publish::Feed, service::respond};
-use crate::xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw};
+use crate::{
+    identity::FileLease,
+    secret::{Flavour, View},
+    xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
+};
 
 /// How long a client may take to send its one request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long files may take to be read.
+const FILES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Answers one `FetchSecrets` call, from the request's body to the response's.
 pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
     let mut inbound = Inbound::<WireSotw>::new(request.into_body(), shared.settings.limits().request_bytes as usize);
     let first = tokio::time::timeout(PATIENCE, poll_fn(|cx| inbound.poll_message(cx))).await;
     let result = match first {
-        Ok(Some(Ok(message))) => fetch(&shared, message),
+        Ok(Some(Ok(message))) => {
+            let _files = read_files(&shared, &message.resource_names).await;
+            fetch(&shared, message)
+        }
         Ok(Some(Err(status))) => Err(status),
         Ok(None) => Err(Status::invalid_argument("the request is empty; send one DiscoveryRequest")),
         Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
@@ -39,6 +48,32 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
 fn fetch(shared: &Shared, mut message: WireSotw) -> Result<Bytes, Status> {
     let node = message.take_node().map(Node::from).unwrap_or_default();
     find(shared, &node, &message.type_url, message.resource_names, |found| xds::unary_frame(&shared.origin, found))
+}
+
+/// Asks for the files among `names` and waits until they were looked at and what is in them can be found, which a stream
+/// would do by itself.
+pub(super) async fn read_files(shared: &Shared, names: &[String]) -> FileLease {
+    let mut lease = shared.files.lease();
+    let live = shared.settings.now();
+    let files: Vec<_> = names.iter().filter_map(|name| Some((name, live.secrets.file(name)?))).collect();
+    if files.is_empty() {
+        return lease;
+    }
+    lease.hold(files.iter().map(|(_, request)| request.clone()).collect());
+    let found = async {
+        lease.tried().await;
+        let known = shared.files.watch().borrow().clone();
+        let is_there = |view: &View| {
+            let mut there = files.iter().filter(|(_, request)| known.secrets.contains_key(request));
+            there.all(|(name, _)| matches!(view.set().lookup(name), Lookup::Available(_)))
+        };
+        // The one that is filled last.
+        let mut feed = shared.feeds.of(Flavour::Plain);
+        let _ = feed.wait_for(|feed| matches!(feed, Feed::Live(view, _) if is_there(view))).await;
+    };
+    // Whoever has waited enough makes do with what there is.
+    let _ = tokio::time::timeout(FILES_PATIENCE, found).await;
+    lease
 }
 
 /// Finds what of the names there is now and renders it. Without one of them that is an error, and so is what a stream
@@ -63,10 +98,11 @@ pub(super) fn find<T>(
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
     let now = view.for_node(&own_names);
-    if !now.is_known() {
+    let found = select(&now, &mut names, shared.settings.now().secrets.wildcard);
+    // Files may be there before any identity is; whatever else is asked for is waited for.
+    if !now.is_known() && (found.is_empty() || found.len() < names.len()) {
         return Err(Status::unavailable("no identity has been received yet; ask again"));
     }
-    let found = select(&now, &mut names, shared.settings.now().secrets.wildcard);
     if found.is_empty() {
         return Err(Status::not_found("none of these names is available to this client"));
     }

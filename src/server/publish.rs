@@ -20,7 +20,7 @@ use pace::Pace;
 
 use super::live::Live;
 use crate::{
-    identity::{Availability, IdentitySnapshot, JwtSnapshot},
+    identity::{Availability, FileSnapshot, IdentitySnapshot, JwtSnapshot},
     secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog},
     telemetry::metrics::RolloutMetrics,
 };
@@ -37,6 +37,7 @@ pub(super) struct Publisher {
     /// The same encoded, `None` before anything.
     encoded: Option<Encoded>,
     tokens: Part,
+    files: Part,
     /// When the oldest update came that streams have not been given in full; `None` when they have.
     arrived: Option<Instant>,
     /// The step at hand had to wait for its turn, or still does.
@@ -70,7 +71,8 @@ impl Publisher {
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
         let arrival = Arrival { since: Instant::now(), held: false };
-        let pending = || Feed::Live(Arc::new(catalog.pending()), arrival);
+        let files = catalog.files(&FileSnapshot::default(), None);
+        let pending = || Feed::Live(Arc::new(catalog.pending(&files)), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
@@ -82,6 +84,7 @@ impl Publisher {
             published: None,
             encoded: None,
             tokens,
+            files,
             pulse: Pulse::new(),
             noted: Vec::new(),
             arrived: None,
@@ -103,11 +106,12 @@ impl Publisher {
         self.pulse.0.clone()
     }
 
-    /// Follows `states` and `tokens` until `stop`, then tells every stream that the server is going away.
+    /// Follows `states`, `tokens` and `files` until `stop`, then tells every stream that the server is going away.
     pub(super) async fn run(
         mut self,
         mut states: watch::Receiver<Availability>,
         mut tokens: watch::Receiver<Arc<JwtSnapshot>>,
+        mut files: watch::Receiver<Arc<FileSnapshot>>,
         mut settings: watch::Receiver<Arc<Live>>,
         stop: CancellationToken,
     ) {
@@ -149,6 +153,13 @@ impl Publisher {
                     following = changed.is_ok();
                     let snapshot = tokens.borrow_and_update().clone();
                     self.renew_tokens(&snapshot);
+                    continue;
+                }
+                // Files have nothing to do with either, and their store lives as long as the server.
+                Ok(()) = files.changed() => {
+                    let snapshot = files.borrow_and_update().clone();
+                    self.files = self.catalog.files(&snapshot, Some(&self.files));
+                    self.send(Arrival { since: Instant::now(), held: false });
                     continue;
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -272,14 +283,18 @@ impl Publisher {
         Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held }
     }
 
-    /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
-    /// would withdraw what clients hold from before our start.
+    /// Sends what is encoded. Before the source has said anything about certificates nothing is, but for files: a set
+    /// without them would withdraw what clients hold from before our start.
     fn send(&self, arrival: Arrival) {
-        let Some(encoded) = &self.encoded else { return };
-        let feeds = [(&self.spiffe, Flavour::Spiffe, &encoded.spiffe), (&self.plain, Flavour::Plain, &encoded.plain)];
         let mut news = None;
-        for (feed, flavour, x509) in feeds {
-            let view = self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens);
+        for (feed, flavour) in [(&self.spiffe, Flavour::Spiffe), (&self.plain, Flavour::Plain)] {
+            let view = match &self.encoded {
+                Some(encoded) => {
+                    let x509 = encoded.of(flavour);
+                    self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens, &self.files)
+                }
+                None => self.catalog.pending(&self.files),
+            };
             let listed = view.set().listed().count();
             let modified = feed.send_if_modified(|current| {
                 let same = matches!(current, Feed::Live(live, _) if live.says_the_same_as(&view));
@@ -292,6 +307,15 @@ impl Publisher {
         }
         if let Some(listed) = news {
             self.metrics.published(listed);
+        }
+    }
+}
+
+impl Encoded {
+    fn of(&self, flavour: Flavour) -> &Part {
+        match flavour {
+            Flavour::Spiffe => &self.spiffe,
+            Flavour::Plain => &self.plain,
         }
     }
 }

@@ -78,6 +78,7 @@ where
     };
     let node = Node::from(asked.node);
     let held = asked.version_info;
+    let _files = fetch::read_files(shared, &asked.resource_names).await;
     match fetch::find(shared, &node, &asked.type_url, asked.resource_names, |found| respond(&held, found)) {
         Ok(response) => {
             shared.metrics.fetched("rest", code_name(Code::Ok));

@@ -7,6 +7,7 @@
 mod bundle;
 pub mod jwt;
 mod key;
+pub(super) mod pair;
 mod path;
 mod svid;
 #[cfg(test)]

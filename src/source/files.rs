@@ -7,9 +7,10 @@
 
 mod bundle;
 mod load;
-mod pem;
+pub(super) mod open;
+pub(super) mod pem;
 mod session;
-mod watch;
+pub(super) mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,7 @@ use futures_util::{
 
 use super::{
     JwtSource, Source, SourceError,
-    decode::{Limits, jwt::JwtBundles},
+    decode::{Limits, SvidError, jwt::JwtBundles},
 };
 use crate::identity::{IdentitySnapshot, JwtRequest, JwtSvid, TrustDomain, Workload};
 
@@ -101,6 +102,45 @@ pub enum FilesError {
     Layout {
         /// The directory.
         directory: PathBuf,
+    },
+    /// A directory, a pipe, a device.
+    #[error("{} is no file; is it the right path?", path.display())]
+    NotAFile {
+        /// Which path.
+        path: PathBuf,
+    },
+    /// A client has asked for it, and it is not where clients may ask.
+    #[error(
+        "{} is a link to a place that `secrets.files.allow` does not name; put the file where the link is, or allow that \
+         place too",
+        path.display()
+    )]
+    Outside {
+        /// Which path, as it was asked for.
+        path: PathBuf,
+    },
+    /// No place is known where this system has its authorities.
+    #[error(
+        "this system has no trusted authorities where they are looked for; install ca-certificates, or set `secrets.files.system_roots` to a file"
+    )]
+    NoSystemRoots,
+    /// PEM that holds something else than a certificate.
+    #[error("certificate {index} of {} is not valid; write the file anew", path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// Position in the file, from 0.
+        index: usize,
+    },
+    /// A certificate that cannot be used, or not with this key.
+    #[error("the certificate in {} cannot be used with the key in {}", certificate.display(), key.display())]
+    Pair {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// The rule that it breaks.
+        source: SvidError,
     },
     /// Larger than anything that belongs here.
     #[error("{} has more than {limit} bytes; is it the right file?", path.display())]

@@ -211,6 +211,8 @@ pub struct ResourceSet {
     known: bool,
     resources: BTreeMap<ResourceName, Option<Arc<Resource>>>,
     possible: Absence,
+    /// Says of a name that is not in the set whether it is withheld all the same.
+    withholding: Option<Absence>,
     /// What many peers share, below the names of one.
     base: Option<Arc<ResourceSet>>,
 }
@@ -219,8 +221,17 @@ impl ResourceSet {
     /// Nothing is known yet: every name is withheld.
     #[must_use]
     pub fn pending() -> Self {
-        let state = Version::claimed("pending");
-        Self { state, known: false, resources: BTreeMap::new(), possible: Arc::new(|_| true), base: None }
+        Self { state: Version::claimed("pending"), known: false, ..Self::new([], [], Arc::new(|_| true)) }
+    }
+
+    /// The same but for these, which have another source than the rest.
+    #[must_use]
+    pub fn pending_but<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Self {
+        let set = Self::new(resources.into_iter().cloned(), [], Arc::new(|_| true));
+        if set.resources.is_empty() {
+            return Self::pending();
+        }
+        Self { state: Version::digest([b"pending".as_slice(), set.state.as_str().as_bytes()]), known: false, ..set }
     }
 
     /// A complete set. `withheld` names exist but must not be sent now (an expired certificate, say);
@@ -237,7 +248,13 @@ impl ResourceSet {
             let version = resource.as_ref().map_or("", |resource| resource.version().as_str());
             [name.as_str().as_bytes(), version.as_bytes()]
         }));
-        Self { state, known: true, resources: all, possible, base: None }
+        Self { state, known: true, resources: all, possible, withholding: None, base: None }
+    }
+
+    /// The same, but of what is not there, names for which `withholding` holds are withheld.
+    #[must_use]
+    pub fn withholding(self, withholding: Absence) -> Self {
+        Self { withholding: Some(withholding), ..self }
     }
 
     /// `base` with further names for one peer or a few. What `base` knows, or knows to be possible, is as it is there.
@@ -275,9 +292,10 @@ impl ResourceSet {
             Some(known) => return known,
         }
         match self.resources.get(name) {
-            _ if !self.known => Lookup::Withheld,
             Some(Some(resource)) => Lookup::Available(resource),
+            _ if !self.known => Lookup::Withheld,
             Some(None) => Lookup::Withheld,
+            None if self.withholding.as_ref().is_some_and(|withholding| withholding(name)) => Lookup::Withheld,
             None if (self.possible)(name) => Lookup::Absent,
             None => Lookup::Impossible,
         }
@@ -333,6 +351,9 @@ mod tests {
         let known = ResourceSet::new([], [ResourceName::new("w")], Arc::new(|name| name == "later"));
         assert!(matches!(known.lookup("w"), Lookup::Withheld));
         assert!(matches!(known.lookup("later"), Lookup::Absent));
+        assert!(matches!(known.lookup("never"), Lookup::Impossible));
+        let known = known.withholding(Arc::new(|name| name == "silent" || name == "later"));
+        assert!(["w", "silent", "later"].iter().all(|name| matches!(known.lookup(name), Lookup::Withheld)));
         assert!(matches!(known.lookup("never"), Lookup::Impossible));
     }
 

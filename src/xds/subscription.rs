@@ -220,6 +220,11 @@ impl Subscription {
         })
     }
 
+    /// Every name of interest, in order.
+    pub fn wanted(&self) -> impl Iterator<Item = &ResourceName> {
+        self.interests.iter().map(|interest| &interest.name)
+    }
+
     /// How many names are subscribed.
     #[must_use]
     pub fn names(&self) -> usize {
@@ -308,7 +313,7 @@ impl Subscription {
 
     /// A SotW client that reconnects names the state it holds; if that is the state it would be sent, all is well.
     fn try_resume(&mut self, now: &ResourceSet) {
-        if self.resume.is_none() || !now.is_known() {
+        if self.resume.is_none() {
             return;
         }
         let available: Vec<_> = self
@@ -319,7 +324,8 @@ impl Subscription {
                 _ => None,
             })
             .collect();
-        if available.is_empty() {
+        // Before everything is known the claim may be about what is not: it waits.
+        if available.is_empty() || !now.is_known() && available.len() < self.interests.len() {
             return;
         }
         let state = state_digest(available.iter().map(|resource| (resource.name(), resource.version())));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Compose, raw, scalar};
 use crate::{
     identity::{JwtRequest, JwtSubject},
-    source::jwt,
+    source::{Config as Source, jwt},
 };
 
 impl Compose {
@@ -19,6 +19,19 @@ impl Compose {
             }
         }
         jwt::Config { svids, ..jwt::Config::default() }
+    }
+
+    /// Files hold no tokens. Where nothing else could give any, nobody shall wait for them.
+    pub(super) fn tokens_from_files(&mut self, sources: &[Source], served: &jwt::Config, outputs: &[raw::Output]) {
+        if sources.is_empty() || sources.iter().any(|source| !matches!(source, Source::Files(_))) {
+            return;
+        }
+        let written = outputs.iter().enumerate().filter(|(_, output)| output.jwt_svids.is_some());
+        let written = written.map(|(index, _)| format!("outputs[{index}].jwt_svids"));
+        for key in (!served.svids.is_empty()).then(|| "jwt.svids".to_owned()).into_iter().chain(written) {
+            let fix = "`source.files` holds no tokens; add a `source.workload_api`, or remove this key";
+            self.complain(&key, format!("cannot be had: {fix}"));
+        }
     }
 
     pub(super) fn jwt_request(&mut self, key: &str, raw: raw::JwtSvid) -> Option<JwtRequest> {

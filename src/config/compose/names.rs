@@ -17,9 +17,14 @@ impl Compose {
         let default = secret::Config::default();
         let naming = self.naming(&raw);
         let hold = Duration::ZERO..=10 * SECOND;
+        let files = self.asked_files(raw.files);
+        if files.is_open() {
+            self.names_of_files(&naming, raw.names.as_deref().unwrap_or_default());
+        }
         secret::Config {
             names: self.names(raw.names.unwrap_or_default(), &naming, tokens),
             naming,
+            files,
             default_identity: self.default_identity(raw.default_identity),
             allowed: raw.allowed_names.map(|patterns| self.allowed(&patterns)),
             crls: match raw.crls.as_deref() {

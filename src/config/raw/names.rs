@@ -18,6 +18,23 @@ pub(in crate::config) struct DefaultIdentity {
     pub(in crate::config) hint: Option<String>,
 }
 
+/// Files that clients may ask for by path, in Istio's spelling: `file-cert:CERTIFICATE~KEY`, `file-root:FILE` and
+/// `file-root:system`. Every client may have all of them, keys included. By default none.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::config) struct AskedFiles {
+    /// The files; a directory stands for everything beneath it. Absolute. Links that lead elsewhere are not followed.
+    #[schemars(extend("examples" = [["/etc/certs"], ["/etc/certs/tls.crt", "/etc/certs/tls.key"]]))]
+    pub(in crate::config) allow: Option<Vec<String>>,
+    /// What `file-root:system` is: `auto` for the authorities that this system trusts (`SSL_CERT_FILE`, or where
+    /// distributions have them), or the absolute path of a PEM file. By default such a name means nothing.
+    #[schemars(extend("examples" = ["auto", "/etc/ssl/certs/ca-certificates.crt"]))]
+    pub(in crate::config) system_roots: Option<String>,
+    /// How many different names of files are followed at once, all clients together; further ones wait.
+    #[schemars(range(min = 1, max = 4096), extend("default" = 64))]
+    pub(in crate::config) max: Option<u32>,
+}
+
 /// A name and what it stands for: exactly one of `svid`, `bundle` and `jwt`. Texts may hold `${node.id}`, `${node.cluster}` and
 /// `${node.metadata.KEY}`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

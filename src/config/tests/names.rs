@@ -1,7 +1,10 @@
 //! What can be wrong with names, and how it is said.
 
 use super::{super::*, problems::problems};
-use crate::secret::DefaultIdentity;
+use crate::{
+    identity::{FilePolicy, SystemRoots},
+    secret::DefaultIdentity,
+};
 
 #[test]
 fn a_table_and_everything_wrong_with_one() {
@@ -75,4 +78,73 @@ fn a_name_for_a_token_needs_the_token() {
     let found = problems(&format!("jwt: {{ svids: [{{ audience: [billing] }}] }}\n{names}"));
     let message = "\"sds://token\" stands for a token that `jwt.svids` does not have; add it there";
     assert_eq!(found, [format!("sds.yaml:2:19: secrets.names: {message}")]);
+}
+
+#[test]
+fn files_that_clients_may_ask_for_are_opt_in() {
+    let files = |text: &str| {
+        let text = format!("source: {{workload_api: {{endpoint: 'unix:///a'}}}}\nsecrets: {{ files: {text} }}");
+        let file = Some(File { path: "sds.yaml".into(), text });
+        Config::new(&Sources { file, ..Sources::default() }).unwrap().secrets().files.clone()
+    };
+    assert!(!files("{}").is_open() && !files("{ allow: [], max: 5 }").is_open());
+    let given = files("{ allow: [/etc/certs/, //run/./tls.pem], system_roots: auto, max: 5 }");
+    let allow = vec!["/etc/certs".into(), "/run/tls.pem".into()];
+    assert_eq!(given, FilePolicy { allow, system_roots: Some(SystemRoots::Probed), max: 5 });
+    let roots = files("{ system_roots: /etc/roots.pem }").system_roots;
+    assert_eq!(roots, Some(SystemRoots::File("/etc/roots.pem".into())));
+}
+
+#[test]
+fn what_is_wrong_with_such_files_is_said() {
+    let found = problems("secrets: { files: { allow: [etc, /, /a/../b, /a, /a/], system_roots: on, max: 0 } }");
+    let expected = [
+        "secrets.files.allow[0]: \"etc\" is not absolute; start it with `/`",
+        "secrets.files.allow[1]: is every file there is; write the directories that clients may ask for",
+        "secrets.files.allow[2]: \"/a/../b\" holds `..`; write the path without it",
+        "secrets.files.allow[4]: is written twice; remove one of them",
+        "secrets.files.system_roots: \"on\" is neither `auto` nor an absolute path; write one",
+        "secrets.files.max: 0 is ",
+    ];
+    for line in expected {
+        assert!(found.iter().any(|problem| problem.contains(line)), "{line} is not among {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn names_of_files_are_free_only_while_they_mean_nothing() {
+    let table = "default_svid_name: 'file-cert:x', names: [{ name: 'file-root:system', bundle: own }, { name: a, bundle: own }]";
+    assert_eq!(problems(&format!("secrets: {{ {table} }}")), [] as [&str; 0]);
+    let found = problems(&format!("secrets: {{ {table}, files: {{ allow: [/a] }} }}"));
+    let fix = "looks like the name of a file, which names itself with `secrets.files`; write another name";
+    assert_eq!(
+        found,
+        [
+            format!("sds.yaml:1:31: secrets.default_svid_name: {fix}"),
+            format!("sds.yaml:1:62: secrets.names[0].name: {fix}")
+        ]
+    );
+}
+
+#[test]
+fn tokens_need_a_source_that_has_them() {
+    let with = |source: &str| {
+        let text = format!(
+            "source: {source}\njwt: {{ svids: [{{ audience: [payments] }}] }}\n\
+             outputs: [{{ directory: /run/a, jwt_svids: [{{ file: t, audience: [payments] }}] }}]"
+        );
+        let file = Some(File { path: "sds.yaml".into(), text });
+        match Config::new(&Sources { file, ..Sources::default() }) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
+    };
+    let files = "files: { svids: [{ directory: /run/identity }] }";
+    assert_eq!(with(&format!("{{ {files}, workload_api: {{ endpoint: 'unix:///a' }} }}")), [] as [&str; 0]);
+    let fix = "cannot be had: `source.files` holds no tokens; add a `source.workload_api`, or remove this key";
+    assert_eq!(
+        with(&format!("{{ {files} }}")),
+        [format!("sds.yaml:2:15: jwt.svids: {fix}"), format!("sds.yaml:3:43: outputs[0].jwt_svids: {fix}")]
+    );
 }

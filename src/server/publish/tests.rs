@@ -27,8 +27,13 @@ async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec
     let (_steering, settings) = live::channel(crate::server::Config::default(), config.clone());
     let (states, receiver) = watch::channel(Availability::Pending);
     let stop = CancellationToken::new();
-    let task =
-        tokio::spawn(publisher.run(receiver, watch::Sender::default().subscribe(), settings.watch(), stop.clone()));
+    let task = tokio::spawn(publisher.run(
+        receiver,
+        watch::Sender::default().subscribe(),
+        watch::Sender::default().subscribe(),
+        settings.watch(),
+        stop.clone(),
+    ));
     let mut feed = feeds.of(Flavour::Spiffe);
     let seen = tokio::spawn(async move {
         let begun = Instant::now();

@@ -196,7 +196,7 @@ fn check_profile(leaf: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), SvidEr
     }
 }
 
-fn check_key(pkcs8: &[u8], leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
+pub(super) fn check_key(pkcs8: &[u8], leaf: &X509Certificate<'_>) -> Result<(), SvidError> {
     let public_key = leaf.public_key();
     if let Ok(PublicKey::RSA(rsa)) = public_key.parsed()
         && rsa.key_size() < RSA_BITS
@@ -210,7 +210,7 @@ fn check_key(pkcs8: &[u8], leaf: &X509Certificate<'_>) -> Result<(), SvidError> 
     }
 }
 
-fn check_time(validity: Validity, now: SystemTime) -> Result<(), SvidError> {
+pub(super) fn check_time(validity: Validity, now: SystemTime) -> Result<(), SvidError> {
     if validity.is_expired(now) {
         return Err(SvidError::Expired { not_after: validity.not_after });
     }
@@ -222,7 +222,7 @@ fn check_time(validity: Validity, now: SystemTime) -> Result<(), SvidError> {
 }
 
 /// Between 1970 and 9999, so that every formatter takes it.
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0).min(LAST_SECOND);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }

@@ -1,8 +1,6 @@
 //! From files to a snapshot: all of them or none.
 
 use std::{
-    fs::File,
-    io::Read as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::PoisonError,
@@ -10,17 +8,15 @@ use std::{
 };
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
-use super::{Files, FilesError, LAYOUTS, Paths, SvidFiles, bundle, pem};
+use super::{Files, FilesError, LAYOUTS, Paths, SvidFiles, bundle, open::read, pem};
 use crate::{
     identity::{IdentitySnapshot, SpiffeId},
     source::{SourceError, decode},
     workload_api_proto::{X509BundlesResponse, X509svid, X509svidResponse},
 };
 
-/// Larger than a bundle of the largest size that is accepted, in base64.
-const FILE_BYTES: u64 = 8 << 20;
 /// The bit that lets everybody read.
 const WORLD_READABLE: u32 = 0o004;
 
@@ -127,19 +123,4 @@ fn spiffe_id(path: &Path, chain: &[Vec<u8>]) -> Result<String, FilesError> {
         [uri] => Ok((*uri).to_owned()),
         _ => Err(FilesError::NoIdentity { path: path.to_owned(), uris: uris.len() }),
     }
-}
-
-/// The whole file, in memory that is wiped: it may hold a key.
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
-    let failed = |source| FilesError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
-    let too_large = || FilesError::TooLarge { path: path.to_owned(), limit: FILE_BYTES };
-    if length > FILE_BYTES {
-        return Err(too_large());
-    }
-    // Room for the whole and for one more read: a buffer that grows leaves copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 64));
-    file.take(FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE_BYTES { Err(too_large()) } else { Ok(text) }
 }

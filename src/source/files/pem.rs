@@ -28,7 +28,7 @@ struct Block {
 ///
 /// # Errors
 /// A broken block, or no certificate at all.
-pub(super) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
+pub(in crate::source) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
     let blocks = blocks(path, text, &["CERTIFICATE"])?;
     if blocks.is_empty() {
         return Err(FilesError::Nothing { path: path.to_owned(), expected: "certificate" });
@@ -38,7 +38,7 @@ pub(super) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, Fil
 
 /// The same with the leaf first and each certificate followed by the one that signed it. What belongs to no chain
 /// stays at the end, and what cannot be parsed where it is: the decoder is what complains.
-pub(super) fn chain(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
+pub(in crate::source) fn chain(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
     let mut rest = certificates(path, text)?;
     let leaf = rest.iter().position(|der| parse(der).is_some_and(|leaf| !leaf.is_ca())).unwrap_or_default();
     let mut chain = vec![rest.remove(leaf)];
@@ -57,7 +57,7 @@ pub(super) fn chain(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError
 ///
 /// # Errors
 /// None, several, an encrypted one, or one of a kind that TLS stacks do not use.
-pub(super) fn private_key(path: &Path, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, FilesError> {
+pub(in crate::source) fn private_key(path: &Path, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let labels = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"];
     // The old way to encrypt has headers inside the block, which RFC 7468 forbids.
     if contains(text, b"Proc-Type: 4,ENCRYPTED") {

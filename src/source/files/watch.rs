@@ -29,7 +29,7 @@ const ATTEMPTS: usize = 10;
 /// Follows files until it is dropped. Directories that go and come back are other directories to the kernel, so after
 /// each change a new one has to be made, before the files are read.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(in crate::source) struct Watch {
     changed: Arc<Notify>,
     _watcher: RecommendedWatcher,
 }
@@ -39,12 +39,20 @@ impl Watch {
     ///
     /// # Errors
     /// The kernel has no room for another one.
-    pub(super) fn new(files: &[PathBuf]) -> Result<Self, FilesError> {
-        let mut places = Places::of(files);
+    pub(in crate::source) fn new(files: &[PathBuf]) -> Result<Self, FilesError> {
+        Self::within(files, |_| true)
+    }
+
+    /// The same, but of the places that links lead to only those that are `permitted`.
+    ///
+    /// # Errors
+    /// The same.
+    pub(in crate::source) fn within(files: &[PathBuf], permitted: impl Fn(&Path) -> bool) -> Result<Self, FilesError> {
+        let mut places = Places::of(files, &permitted);
         for _ in 0..ATTEMPTS {
             let watch = Self::armed(files, &places)?;
             // What was made or replaced while the watches were set up would be watched by none of them.
-            let now = Places::of(files);
+            let now = Places::of(files, &permitted);
             if now == places {
                 return Ok(watch);
             }
@@ -77,11 +85,24 @@ impl Watch {
         Ok(Self { changed, _watcher: watcher })
     }
 
-    /// Ends when something has changed, and is quiet again.
-    pub(super) async fn changed(&self) {
+    /// Ends when something has changed, and is quiet again. Whoever stops waiting is told the next time.
+    pub(in crate::source) async fn changed(&self) {
         self.changed.notified().await;
+        let mut untold = Untold(Some(&self.changed));
         let end = Instant::now() + LONGEST_CHANGE;
         while Instant::now() < end && timeout(QUIET, self.changed.notified()).await.is_ok() {}
+        untold.0 = None;
+    }
+}
+
+/// A change that was seen and not told yet; dropped with the waiting, it is seen again.
+struct Untold<'a>(Option<&'a Notify>);
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(changed) = self.0 {
+            changed.notify_one();
+        }
     }
 }
 
@@ -96,7 +117,7 @@ struct Places {
 }
 
 impl Places {
-    fn of(files: &[PathBuf]) -> Self {
+    fn of(files: &[PathBuf], permitted: &impl Fn(&Path) -> bool) -> Self {
         let mut directories = BTreeSet::new();
         let mut watched = BTreeSet::new();
         for file in files {
@@ -108,7 +129,8 @@ impl Places {
             for link in directory.ancestors().filter(|path| path.is_symlink()) {
                 watched.extend(link.parent().map(Path::to_owned));
             }
-            if let Some(real) = file.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned)) {
+            let real = file.canonicalize().ok().filter(|real| permitted(real));
+            if let Some(real) = real.and_then(|real| real.parent().map(Path::to_owned)) {
                 watched.insert(real.clone());
                 directories.insert(real);
             }

@@ -67,7 +67,13 @@ async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
     let stop = CancellationToken::new();
     let (_steering, settings) = live::channel(crate::server::Config::default(), config);
-    let running = publisher.run(states.subscribe(), tokens.subscribe(), settings.watch(), stop.clone());
+    let running = publisher.run(
+        states.subscribe(),
+        tokens.subscribe(),
+        watch::Sender::default().subscribe(),
+        settings.watch(),
+        stop.clone(),
+    );
     let running = tokio::spawn(running);
     let mut feed = feeds.of(Flavour::Spiffe);
     tokio::time::sleep(Duration::from_secs(1)).await;

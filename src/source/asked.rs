@@ -1,0 +1,236 @@
+//! Files that clients ask for by path: Istio's `file-cert:`, `file-root:` and the authorities of this machine.
+//!
+//! They have nothing to do with SPIFFE, and no policy of their own: what is allowed is allowed to every client. What is
+//! asked for is read, watched and read again on each change; nothing else is. What is good replaces what was good before,
+//! and nothing else does: a file that vanishes or goes bad takes nothing from anybody.
+
+mod load;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    decode::{Limits, serial},
+    files::{FilesError, watch::Watch},
+    supervisor::LONGEST_NAP,
+};
+use crate::{
+    identity::{FilePolicy, FileRequest, FileSecret, FileSnapshot, FileStore, Wanted},
+    telemetry::logs,
+};
+use load::Look;
+
+/// How long files may not be usable before that is said. Writers of two files take less.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long a failure that was said waits for a change. Not for ever: clocks move too, and some file systems tell of
+/// nothing.
+const LONGEST_FAILURE: Duration = Duration::from_secs(60);
+
+/// Keeps what clients ask for in a [`FileStore`] fresh.
+pub struct AskedFiles {
+    policy: FilePolicy,
+    limits: Limits,
+    store: Arc<FileStore>,
+    wanted: Wanted,
+    followed: BTreeMap<FileRequest, Followed>,
+    watch: Option<Watch>,
+    /// What is wrong with watching, if anything is.
+    unwatched: Option<String>,
+    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+/// One request.
+#[derive(Debug, Default)]
+struct Followed {
+    good: Option<Arc<FileSecret>>,
+    failure: Option<Failure>,
+}
+
+/// Since when it cannot be used, and why.
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    since: Instant,
+    said: bool,
+}
+
+impl AskedFiles {
+    /// Files of this policy for those who ask at `store`. Nothing is opened before anybody asks.
+    #[must_use]
+    pub fn new(policy: FilePolicy, store: Arc<FileStore>) -> Self {
+        Self {
+            policy,
+            limits: Limits::default(),
+            store,
+            wanted: Wanted::default(),
+            followed: BTreeMap::new(),
+            watch: None,
+            unwatched: None,
+            clock: Box::new(SystemTime::now),
+        }
+    }
+
+    /// Judges the life of certificates by another clock than the system's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        if !self.policy.is_open() {
+            return stop.cancelled().await;
+        }
+        let mut asked = self.store.asked();
+        loop {
+            let look = tokio::select! {
+                () = stop.cancelled() => return,
+                more = asked.changed() => if more { false } else { return stop.cancelled().await },
+                () = changed(self.watch.as_ref()) => true,
+                () = sleep(self.nap()) => self.is_due(),
+            };
+            let new = self.take_up();
+            if look || new {
+                self.look().await;
+            }
+            self.publish();
+        }
+    }
+
+    /// Follows what is wanted now; says whether some of it is new.
+    fn take_up(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.wanted, self.store.wanted(self.policy.max, Instant::now()));
+        if self.wanted.waiting > 0 && before.waiting == 0 {
+            let (max, waiting) = (self.policy.max, self.wanted.waiting);
+            tracing::warn!(max, waiting, "clients ask for more files than are followed at once, the latest wait");
+        }
+        self.followed.retain(|request, _| self.wanted.requests.contains(request));
+        let known = self.followed.len();
+        for request in &self.wanted.requests {
+            self.followed.entry(request.clone()).or_default();
+        }
+        self.followed.len() > known
+    }
+
+    async fn look(&mut self) {
+        let (requests, policy, limits) = (self.followed.keys().cloned().collect(), self.policy.clone(), self.limits);
+        let now = (self.clock)();
+        let look = tokio::task::spawn_blocking(move || Look::at(requests, &policy, &limits, now)).await;
+        // It neither panics nor is aborted but with the runtime, and then nobody asks any more.
+        let Ok(look) = look else { return };
+        self.watched(look.watch);
+        for (request, loaded) in look.loaded {
+            let Some(followed) = self.followed.get_mut(&request) else { continue };
+            match loaded {
+                Ok(secret) => followed.succeed(&request, secret),
+                Err(error) => followed.fail(&request, &error),
+            }
+        }
+    }
+
+    fn watched(&mut self, watch: Result<Watch, FilesError>) {
+        match watch {
+            Ok(watch) => (self.watch, self.unwatched) = (Some(watch), None),
+            Err(error) => {
+                let text = logs::chain(&error);
+                if self.unwatched.as_ref() != Some(&text) {
+                    tracing::warn!(error = %text, "files that clients ask for cannot be watched, they are read once a minute");
+                }
+                (self.watch, self.unwatched) = (None, Some(text));
+            }
+        }
+    }
+
+    /// A certificate whose life is over is kept by who has it, and given to nobody anew.
+    fn publish(&self) {
+        let now = (self.clock)();
+        let lives = |secret: &Arc<FileSecret>| secret.validity().is_none_or(|validity| !validity.is_expired(now));
+        let good = self.followed.iter().filter_map(|(request, followed)| Some((request, followed.good.as_ref()?)));
+        let secrets = good.filter(|(_, secret)| lives(secret));
+        self.store.publish(FileSnapshot {
+            secrets: secrets.map(|(request, secret)| (request.clone(), secret.clone())).collect(),
+            tried: self.followed.keys().cloned().collect(),
+        });
+    }
+
+    /// Whether something has to be looked at because time has passed.
+    fn is_due(&self) -> bool {
+        let now = (self.clock)();
+        let ended = |followed: &Followed| {
+            let validity = followed.good.as_ref().and_then(|good| good.validity());
+            validity.is_some_and(|validity| validity.is_expired(now))
+        };
+        self.unwatched.is_some() || self.followed.values().any(|followed| followed.failure.is_some() || ended(followed))
+    }
+
+    fn nap(&self) -> Duration {
+        let (now, steady) = ((self.clock)(), Instant::now());
+        let mut nap = LONGEST_NAP;
+        if let Some(lapses) = self.wanted.lapses {
+            nap = nap.min(lapses.saturating_duration_since(steady));
+        }
+        if self.unwatched.is_some() {
+            nap = nap.min(LONGEST_FAILURE);
+        }
+        for followed in self.followed.values() {
+            match &followed.failure {
+                Some(failure) if failure.said => nap = nap.min(LONGEST_FAILURE),
+                Some(failure) => nap = nap.min((failure.since + SETTLE).saturating_duration_since(steady)),
+                None => {
+                    let ends = followed.good.as_ref().and_then(|good| good.validity());
+                    // One tick later, because the last moment still counts as valid.
+                    nap = ends.map_or(nap, |validity| nap.min(validity.remaining(now) + Duration::from_millis(1)));
+                }
+            }
+        }
+        nap
+    }
+}
+
+impl Followed {
+    fn succeed(&mut self, request: &FileRequest, secret: FileSecret) {
+        self.failure = None;
+        if self.good.as_deref() == Some(&secret) {
+            return;
+        }
+        match &secret {
+            FileSecret::Certificate { chain, .. } => {
+                tracing::info!(name = %request, serial = serial(chain.leaf()), "certificate read from files");
+            }
+            FileSecret::Roots(roots) => {
+                tracing::info!(name = %request, count = roots.len(), "authorities read from a file")
+            }
+        }
+        self.good = Some(Arc::new(secret));
+    }
+
+    fn fail(&mut self, request: &FileRequest, error: &FilesError) {
+        let (text, now) = (logs::chain(error), Instant::now());
+        let failure = self.failure.get_or_insert_with(|| Failure { text: text.clone(), since: now, said: false });
+        if failure.text != text {
+            failure.said = false;
+            failure.text = text;
+        }
+        if failure.said || now < failure.since + SETTLE {
+            tracing::debug!(name = %request, error = failure.text, "files cannot be used yet");
+            return;
+        }
+        failure.said = true;
+        let serving = self.good.is_some();
+        tracing::warn!(name = %request, error = failure.text, serving, "files that a client asks for cannot be used, what was good before stays");
+    }
+}
+
+async fn changed(watch: Option<&Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
