@@ -26,6 +26,7 @@ use crate::{
     telemetry::{
         logs,
         metrics::{self, Exposition},
+        traces::{TraceError, Traces},
     },
 };
 use reload::Reload;
@@ -48,6 +49,9 @@ pub enum AppError {
     /// The admin listener failed.
     #[error("the admin listener failed")]
     Admin(#[source] PartError),
+    /// Traces cannot be sent as configured.
+    #[error("cannot send traces")]
+    Traces(#[from] TraceError),
     /// A task beside the server failed.
     #[error("a part of the program failed; this is a bug, please report it with the log")]
     Task(#[source] tokio::task::JoinError),
@@ -70,6 +74,7 @@ pub struct App {
     hooks: Hooks,
     outputs: Outputs,
     logs: Option<logs::Control>,
+    traces: Traces,
 }
 
 impl App {
@@ -85,9 +90,10 @@ impl App {
     /// the manager hears from us by `notifier`.
     ///
     /// # Errors
-    /// [`AppError::Listen`].
+    /// [`AppError::Listen`], [`AppError::Traces`].
     pub async fn bind_handed(config: &Config, handed: &Handed, notifier: Notifier) -> Result<Self, AppError> {
         let deadline = config.server().drain_deadline;
+        let traces = Traces::configured(config.traces())?;
         let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
         let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
         let admin = Admin::bind_handed(config.admin().clone(), handed).await?;
@@ -98,11 +104,13 @@ impl App {
         let names = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
+        let supervisor = supervisor.with_traces(traces.clone());
         let tokens = config.sources().iter().map(source::Config::jwt_source).collect();
         let tokens = failover::ActiveJwt::new(tokens, supervisor.active());
         let jwt = JwtSupervisor::new(tokens, Workload::Own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let jwt = jwt.with_traces(traces.clone());
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
-        let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        let server = server.with_tokens(store.watch_jwt(&Workload::Own)).with_traces(&traces);
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
             server,
@@ -119,6 +127,7 @@ impl App {
             hooks,
             outputs,
             logs: None,
+            traces,
         })
     }
 

@@ -24,8 +24,12 @@ mod reflection;
 pub mod registry;
 mod rest;
 mod service;
+mod trail;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -51,6 +55,7 @@ use crate::{
     telemetry::{
         journal::Journal,
         metrics::{Depth, RolloutMetrics, StreamMetrics},
+        traces::Traces,
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
@@ -144,6 +149,8 @@ struct Shared {
     anonymous: Arc<NodeNames>,
     streams: Streams,
     journal: Journal,
+    /// Set before the first stream, or never.
+    traces: OnceLock<Traces>,
 }
 
 impl Shared {
@@ -215,6 +222,7 @@ impl Server {
             metrics: StreamMetrics::default(),
             floods,
             anonymous,
+            traces: OnceLock::new(),
         };
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();
@@ -226,6 +234,15 @@ impl Server {
     #[must_use]
     pub fn with_tokens(mut self, tokens: watch::Receiver<Arc<JwtSnapshot>>) -> Self {
         self.tokens = tokens;
+        self
+    }
+
+    /// Traces rotations from their publication to the last acknowledgement. Whoever writes the store says what caused them.
+    #[must_use]
+    pub fn with_traces(mut self, traces: &Traces) -> Self {
+        self.publisher.trace(traces.clone());
+        // There are no streams yet, so that nobody has looked.
+        let _ = self.shared.traces.set(traces.clone());
         self
     }
 

@@ -7,6 +7,7 @@ mod names;
 mod outputs;
 mod restart;
 mod source;
+mod telemetry;
 
 use std::{
     collections::BTreeMap,
@@ -80,6 +81,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let outputs = compose.outputs(raw.outputs);
     let jwt = wanted_tokens(jwt, !bundles.listeners.is_empty(), &outputs);
     let logs = compose.logs(raw.log);
+    let traces = compose.traces(raw.telemetry.traces);
     let systemd = restart::systemd(&raw.systemd);
     let warm_start = compose.warm_start(raw.warm_start, credentials);
     let source::Composed { sources, failover, supervisor } = source;
@@ -96,6 +98,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
             hooks,
             outputs,
             logs,
+            traces,
             systemd,
             warm_start,
         }),

@@ -2,6 +2,7 @@
 
 mod feed;
 mod pace;
+mod traced;
 
 use std::{
     sync::Arc,
@@ -17,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 pub use feed::Pulse;
 pub(super) use feed::{Arrival, Feed, Feeds};
 use pace::Pace;
+use traced::Traced;
 
 use super::live::Live;
 use crate::{
     identity::{Availability, IdentitySnapshot, JwtSnapshot},
     secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog},
-    telemetry::metrics::RolloutMetrics,
+    telemetry::{metrics::RolloutMetrics, traces::Traces},
 };
 
 /// Publishes one workload's resources in the rollout order.
@@ -42,6 +44,7 @@ pub(super) struct Publisher {
     /// The step at hand had to wait for its turn, or still does.
     held: bool,
     metrics: RolloutMetrics,
+    traced: Traced,
     pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
     /// What the log has been told about it.
     noted: Vec<Note>,
@@ -69,7 +72,7 @@ impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let arrival = Arrival { since: Instant::now(), held: false };
+        let arrival = Arrival { since: Instant::now(), held: false, step: 0 };
         let pending = || Feed::Live(Arc::new(catalog.pending()), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
         let (plain, plain_feed) = watch::channel(pending());
@@ -87,6 +90,7 @@ impl Publisher {
             arrived: None,
             held: false,
             metrics: RolloutMetrics::default(),
+            traced: Traced::default(),
         };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
@@ -95,6 +99,11 @@ impl Publisher {
     #[must_use]
     pub(super) fn metrics(&self) -> &RolloutMetrics {
         &self.metrics
+    }
+
+    /// Traces the rotations that it publishes.
+    pub(super) fn trace(&mut self, traces: Traces) {
+        self.traced = Traced::by(traces);
     }
 
     /// Asks this publisher for a sign of life.
@@ -154,8 +163,10 @@ impl Publisher {
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let state = states.borrow_and_update().clone();
+            self.traced.takes_up(&state);
             next = self.advance(&state);
             if !matches!(next, Next::Stage(_)) {
+                self.traced.settles();
                 self.arrived = None;
             }
         }
@@ -169,6 +180,7 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
+                self.traced.begins(Change::default());
                 let nothing = self.catalog.nothing();
                 self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
                 self.held = false;
@@ -190,6 +202,7 @@ impl Publisher {
         };
         let now = Instant::now();
         if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
+            self.traced.holds();
             tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
             self.held = true;
             self.metrics.hold(true);
@@ -198,6 +211,7 @@ impl Publisher {
         if self.held {
             self.metrics.hold(false);
         }
+        self.traced.begins(change);
         let rendered = self.render(&step);
         self.held = false;
         if !rendered {
@@ -240,6 +254,7 @@ impl Publisher {
             }
             Err(error) => {
                 self.metrics.failed();
+                self.traced.ends(Some(error.to_string()));
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
@@ -262,34 +277,39 @@ impl Publisher {
     }
 
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
-    fn renew_tokens(&mut self, snapshot: &JwtSnapshot) {
+    fn renew_tokens(&mut self, snapshot: &Arc<JwtSnapshot>) {
+        self.traced.begins_tokens(snapshot);
         self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
-        self.send(Arrival { since: Instant::now(), held: false });
+        self.send(Arrival { since: Instant::now(), held: false, step: 0 });
     }
 
     /// When and how the step at hand came.
     fn arrival(&self) -> Arrival {
-        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held }
+        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held, step: 0 }
     }
 
     /// Sends what is encoded. Before the source has said anything about certificates nothing is: a set without them
     /// would withdraw what clients hold from before our start.
-    fn send(&self, arrival: Arrival) {
-        let Some(encoded) = &self.encoded else { return };
+    fn send(&mut self, mut arrival: Arrival) {
+        let Some(encoded) = &self.encoded else { return self.traced.ends(None) };
         let feeds = [(&self.spiffe, Flavour::Spiffe, &encoded.spiffe), (&self.plain, Flavour::Plain, &encoded.plain)];
         let mut news = None;
         for (feed, flavour, x509) in feeds {
             let view = self.catalog.view(encoded.contents.clone(), flavour, x509, &self.tokens);
             let listed = view.set().listed().count();
             let modified = feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live, _) if live.says_the_same_as(&view));
+                let known = if let Feed::Live(live, _) = current { Some(&**live) } else { None };
+                let same = known.is_some_and(|live| live.says_the_same_as(&view));
                 if !same {
+                    // Streams must hear of the step before they see it, whatever their flavour.
+                    arrival.step = self.traced.announces(known, &view);
                     *current = Feed::Live(Arc::new(view), arrival);
                 }
                 !same
             });
             news = news.or(modified.then_some(listed));
         }
+        self.traced.ends(None);
         if let Some(listed) = news {
             self.metrics.published(listed);
         }

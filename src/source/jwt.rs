@@ -45,7 +45,10 @@ use super::{
     renewal::Moment,
     supervisor::{self, EVENTS_KEPT, LONGEST_NAP},
 };
-use crate::identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload};
+use crate::{
+    identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload},
+    telemetry::traces::{self, Cause, Traces},
+};
 use keys::Keys;
 use schedule::Schedule;
 
@@ -107,11 +110,32 @@ pub struct JwtSupervisor {
     idle: bool,
     backoff: Backoff,
     reporter: Reporter,
+    traces: Traces,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 /// What came of one fetch: of which schedule, and what.
 type Fetched = (usize, Result<JwtSvid, SourceError>);
+
+/// What there is to do.
+enum News {
+    Fetched(usize, Result<JwtSvid, SourceError>),
+    Keys(Result<JwtBundles, SourceError>),
+    Alarm,
+}
+
+async fn next_news(
+    fetches: &mut FuturesUnordered<BoxFuture<'static, Fetched>>,
+    keys: &mut BoxStream<'static, Result<JwtBundles, SourceError>>,
+    alarm: Duration,
+) -> News {
+    tokio::select! {
+        biased;
+        Some((index, fetched)) = fetches.next() => News::Fetched(index, fetched),
+        Some(news) = keys.next() => News::Keys(news),
+        () = sleep(alarm) => News::Alarm,
+    }
+}
 
 impl JwtSupervisor {
     /// A supervisor that publishes to `store` what `source` says about `workload`, once it [runs](Self::run). Until
@@ -133,11 +157,12 @@ impl JwtSupervisor {
             idle: config.is_idle(),
             backoff: Backoff::new(policy.backoff, fastrand::Rng::new()),
             reporter: Reporter::new(EVENTS_KEPT),
+            traces: Traces::default(),
             clock: Box::new(SystemTime::now),
         };
         let schedule = |request: &JwtRequest| Schedule::new(request.clone(), policy, fastrand::Rng::new());
         supervisor.schedules = config.svids.iter().map(schedule).collect();
-        supervisor.publish();
+        supervisor.publish(("timer", SystemTime::UNIX_EPOCH));
         supervisor
     }
 
@@ -145,6 +170,13 @@ impl JwtSupervisor {
     #[must_use]
     pub fn beside(mut self, other: &Supervisor) -> Self {
         self.reporter = other.reporter().beside();
+        self
+    }
+
+    /// Says what caused each state that is published.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -172,14 +204,18 @@ impl JwtSupervisor {
         let mut fetches: FuturesUnordered<BoxFuture<'static, Fetched>> = FuturesUnordered::new();
         loop {
             self.start_fetches(&fetches);
-            let events = tokio::select! {
+            let alarm = self.until_alarm();
+            let (news, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                Some((index, fetched)) = fetches.next() => self.fetched(index, fetched),
-                Some(news) = keys.next() => self.keys_news(news),
-                () = sleep(self.until_alarm()) => self.ring(),
+                news = traces::timed(next_news(&mut fetches, &mut keys, alarm)) => news,
             };
-            self.publish();
+            let (trigger, events) = match news {
+                News::Fetched(index, fetched) => ("message", self.fetched(index, fetched)),
+                News::Keys(news) => ("message", self.keys_news(news)),
+                News::Alarm => ("timer", self.ring()),
+            };
+            self.publish((trigger, at));
             events.into_iter().for_each(|event| self.reporter.report(event));
         }
     }
@@ -213,10 +249,12 @@ impl JwtSupervisor {
         tokens.chain(self.keys.on_alarm(now)).collect()
     }
 
-    fn publish(&self) {
+    fn publish(&self, (trigger, received): (&'static str, SystemTime)) {
         let svids = self.schedules.iter().map(|schedule| (schedule.request().clone(), schedule.state().clone()));
-        let snapshot = JwtSnapshot { svids: svids.collect(), bundles: self.keys.bundles().clone() };
-        self.store.publish_jwt(&self.workload, snapshot);
+        let snapshot = Arc::new(JwtSnapshot { svids: svids.collect(), bundles: self.keys.bundles().clone() });
+        let cause = || Cause { trigger, source: None, received };
+        let publish = || self.store.publish_jwt(&self.workload, snapshot.clone());
+        self.traces.publishing_tokens(&snapshot, cause, publish);
     }
 
     fn until_alarm(&self) -> Duration {

@@ -14,6 +14,7 @@
 //! Of several sources one is in service; which one, and which others are asked beside it, [`failover`] decides.
 
 mod line;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -38,9 +39,13 @@ use super::{
 };
 use crate::{
     identity::{IdentitySnapshot, IdentityStore, Workload},
-    telemetry::metrics::{Depth, SourceMetrics},
+    telemetry::{
+        metrics::{Depth, SourceMetrics},
+        traces::{self, Cause, Traces},
+    },
 };
 use line::Line;
+pub use status::SourceStatus;
 
 /// How the supervisor treats failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,24 +70,6 @@ pub(super) const LONGEST_NAP: Duration = Duration::from_secs(300);
 /// A subscriber that lags by more events than this misses the oldest.
 pub(super) const EVENTS_KEPT: usize = 256;
 
-/// How the source does, for status pages and checks. Of several sources: the one in service, or while there is none,
-/// whichever spoke last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// The [name](Source::name) of the source whose identities are in service; `None` before there are any.
-    pub active: Option<Arc<str>>,
-    /// A session is open and has delivered usable data.
-    pub connected: bool,
-    /// When usable data last came, changed or not.
-    pub last_update: Option<SystemTime>,
-    /// Failures since then.
-    pub consecutive_failures: u32,
-    /// The last failure with its causes; `None` once usable data came again.
-    pub last_error: Option<Arc<str>>,
-    /// What that failure means.
-    pub last_error_kind: Option<ErrorKind>,
-}
-
 /// Keeps one workload's identities in the store fresh.
 pub struct Supervisor {
     lines: Vec<Line>,
@@ -94,6 +81,9 @@ pub struct Supervisor {
     reporter: Reporter,
     status: watch::Sender<SourceStatus>,
     active: watch::Sender<Option<usize>>,
+    traces: Traces,
+    /// What the present work is about, and when it came.
+    occasion: (&'static str, SystemTime),
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -124,6 +114,8 @@ impl Supervisor {
             reporter: Reporter::new(EVENTS_KEPT),
             status: watch::Sender::default(),
             active: watch::Sender::default(),
+            traces: Traces::default(),
+            occasion: ("timer", SystemTime::UNIX_EPOCH),
             clock: Box::new(SystemTime::now),
         }
     }
@@ -133,6 +125,12 @@ impl Supervisor {
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Box::new(clock);
         self
+    }
+
+    /// Says what caused each state that is published.
+    #[must_use]
+    pub fn with_traces(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Makes the delays between sessions repeatable.
@@ -188,11 +186,13 @@ impl Supervisor {
         loop {
             self.steer();
             let nap = self.until_alarm();
-            let heard = tokio::select! {
+            let (heard, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                heard = listen(&mut self.lines, nap) => heard,
+                heard = traces::timed(listen(&mut self.lines, nap)) => heard,
             };
+            let trigger = heard.as_ref().map(|(_, heard)| matches!(heard, Some(Ok(_))));
+            self.occasion = (trigger.map_or("timer", |usable| if usable { "message" } else { "failure" }), at);
             match heard {
                 Some((index, heard)) => self.heard(index, heard.unwrap_or(Err(SourceError::Closed)))?,
                 None => self.ring(),
@@ -231,6 +231,7 @@ impl Supervisor {
         if let Some((from, reason)) = switch.from
             && let Some(from) = self.lines.get(from)
         {
+            self.occasion.0 = "failover";
             self.reporter.report(RenewalEvent::SourceSwitched { from: from.name.clone(), to: name, reason });
         }
         // It was looked at when it came, and what has expired since is never switched to.
@@ -307,7 +308,10 @@ impl Supervisor {
 
     fn apply(&mut self, outcome: Outcome) {
         if let Some(state) = outcome.publish {
-            self.store.publish(&self.workload, state);
+            let (trigger, received) = self.occasion;
+            let active = || self.failover.active().and_then(|active| self.lines.get(active));
+            let cause = || Cause { trigger, source: active().map(|line| line.name.clone()), received };
+            self.traces.publishing(&state, cause, || self.store.publish(&self.workload, state.clone()));
         }
         for event in outcome.events {
             self.reporter.report(event);
