@@ -26,7 +26,7 @@ use std::{
 
 use tokio::{
     sync::{broadcast, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -189,7 +189,7 @@ impl Supervisor {
             let (heard, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                heard = traces::timed(listen(&mut self.lines, nap)) => heard,
+                heard = traces::timed(line::listen(&mut self.lines, nap)) => heard,
             };
             let trigger = heard.as_ref().map(|(_, heard)| matches!(heard, Some(Ok(_))));
             self.occasion = (trigger.map_or("timer", |usable| if usable { "message" } else { "failure" }), at);
@@ -331,14 +331,6 @@ impl Supervisor {
 
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
-    }
-}
-
-/// What a source says next; `None` when nothing came in time.
-async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, line::Heard)> {
-    tokio::select! {
-        heard = line::next(lines) => Some(heard),
-        () = sleep(nap) => None,
     }
 }
 

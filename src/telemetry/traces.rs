@@ -37,7 +37,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
-pub use config::{Config, Endpoint, EndpointError};
+pub use config::{Config, Endpoint, EndpointError, TraceError};
 #[cfg(feature = "otlp")]
 pub use otlp::Otlp;
 pub use rotation::{Push, Rotation, Verdict};
@@ -54,33 +54,6 @@ const ANNOUNCED: usize = 16;
 const STEPS: usize = 16;
 /// Names of identities and trust domains on one span.
 const LISTED: usize = 16;
-
-/// Why traces cannot be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// The file with the headers cannot be read.
-    #[error("cannot read the headers of traces in {}; correct telemetry.traces.headers_file", path.display())]
-    Headers {
-        /// Its path.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A line of it is no header. The line itself may be secret.
-    #[error("line {line} of {} is no header; write `name: value`", path.display())]
-    Header {
-        /// Its path.
-        path: std::path::PathBuf,
-        /// Counted from 1.
-        line: usize,
-    },
-    /// The exporter cannot be built.
-    #[error("traces cannot be sent as configured: {0}")]
-    Exporter(String),
-    /// This build cannot send traces.
-    #[error("this build cannot send traces; build with `--features otlp`")]
-    NotBuilt,
-}
 
 /// What made a state appear.
 #[derive(Clone, Debug)]

@@ -20,14 +20,9 @@ impl Compose {
         let bounds = SHORTEST_TIMEOUT..=MINUTE;
         let timeout = self.duration("telemetry.traces.timeout", raw.timeout, traces::Config::TIMEOUT, bounds);
         if !given {
-            let other = ["service_name", "sample_percent", "headers_file", "timeout"]
-                .into_iter()
-                .find(|key| self.places.contains_key(&format!("{SECTION}.{key}")));
-            if let Some(key) = other
-                && self.is_sound(SECTION)
-            {
+            if headers_file.is_some() && self.is_sound(SECTION) {
                 self.complain(
-                    &format!("{SECTION}.{key}"),
+                    "telemetry.traces.headers_file",
                     "is about traces, which have no `endpoint`; write where to send them",
                 );
             }

@@ -1,6 +1,6 @@
 //! Where traces are sent.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
 
 use http::{Uri, uri::Scheme};
 
@@ -58,6 +58,33 @@ pub enum EndpointError {
     /// A relative path, or a directory.
     #[error("has no absolute path of a socket; write unix:///run/otel/otlp.sock, with three slashes")]
     Path,
+}
+
+/// Why traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file with the headers cannot be read.
+    #[error("cannot read the headers of traces in {}; correct telemetry.traces.headers_file", path.display())]
+    Headers {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line of it is no header. The line itself may be secret.
+    #[error("line {line} of {} is no header; write `name: value`", path.display())]
+    Header {
+        /// Its path.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// The exporter cannot be built.
+    #[error("traces cannot be sent as configured: {0}")]
+    Exporter(String),
+    /// This build cannot send traces.
+    #[error("this build cannot send traces; build with `--features otlp`")]
+    NotBuilt,
 }
 
 impl FromStr for Endpoint {
