@@ -180,3 +180,6 @@ fn described(client: &Client) -> Arc<[Attribute]> {
     ]
     .into()
 }
+
+#[cfg(test)]
+mod tests;

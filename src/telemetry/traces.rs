@@ -16,6 +16,8 @@
 //! Nothing of it exists unless a [`Backend`] takes the spans, which needs the feature `otlp` and a configuration.
 
 mod config;
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod rotation;
