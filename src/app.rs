@@ -29,6 +29,7 @@ use crate::{
     telemetry::{
         logs,
         metrics::{self, Exposition},
+        traces::{TraceError, Traces},
     },
 };
 use reload::Reload;
@@ -52,6 +53,9 @@ pub enum AppError {
     /// The admin listener failed.
     #[error("the admin listener failed")]
     Admin(#[source] PartError),
+    /// Traces cannot be sent as configured.
+    #[error("cannot send traces")]
+    Traces(#[from] TraceError),
     /// A task beside the server failed.
     #[error("a part of the program failed; this is a bug, please report it with the log")]
     Task(#[source] tokio::task::JoinError),
@@ -74,6 +78,7 @@ pub struct App {
     outputs: Outputs,
     logs: Option<logs::Control>,
     configuration: Shown,
+    traces: Traces,
 }
 
 impl App {
@@ -89,9 +94,10 @@ impl App {
     /// the manager hears from us by `notifier`.
     ///
     /// # Errors
-    /// [`AppError::Listen`].
+    /// [`AppError::Listen`], [`AppError::Traces`].
     pub async fn bind_handed(config: &Config, handed: &Handed, notifier: Notifier) -> Result<Self, AppError> {
         let deadline = config.server().drain_deadline;
+        let traces = Traces::configured(config.traces())?;
         let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
         let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
         let admin = Admin::bind_handed(config.admin().clone(), handed).await?;
@@ -101,13 +107,14 @@ impl App {
         let sources: Vec<_> = config.sources().iter().map(source::Config::source).collect();
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
+        let supervisor = supervisor.with_traces(traces.clone());
         let tokens =
             config.sources().iter().map(|source| source.jwt_source(&config.secrets().default_identity)).collect();
         let (active, own) = (supervisor.active(), Workload::Own);
-        let jwt =
-            JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy).beside(&supervisor);
+        let jwt = JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy);
+        let jwt = jwt.beside(&supervisor).with_traces(traces.clone());
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
-        let server = server.with_tokens(store.watch_jwt(&Workload::Own));
+        let server = server.with_tokens(store.watch_jwt(&Workload::Own)).with_traces(&traces);
         let asked = AskedFiles::new(config.secrets().files.clone(), server.files());
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
@@ -126,6 +133,7 @@ impl App {
             outputs,
             logs: None,
             configuration: Shown::default(),
+            traces,
         })
     }
 

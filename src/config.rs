@@ -37,7 +37,7 @@ use crate::{
     server::{self, bundles},
     source::{self, failover, jwt, supervisor, warm},
     systemd,
-    telemetry::logs,
+    telemetry::{logs, traces},
 };
 
 /// Everything the server needs to know before it starts. Valid by construction.
@@ -54,6 +54,7 @@ pub struct Config {
     hooks: Vec<hooks::Config>,
     outputs: Vec<output::Config>,
     logs: logs::Config,
+    traces: Option<traces::Config>,
     systemd: systemd::Config,
     warm_start: Option<warm::Config>,
 }
@@ -190,6 +191,12 @@ impl Config {
     #[must_use]
     pub fn logs(&self) -> &logs::Config {
         &self.logs
+    }
+
+    /// Where traces are sent; nowhere by default.
+    #[must_use]
+    pub fn traces(&self) -> Option<&traces::Config> {
+        self.traces.as_ref()
     }
 }
 

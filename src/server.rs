@@ -24,8 +24,13 @@ mod reflection;
 pub mod registry;
 mod rest;
 mod service;
+mod shared;
+mod trail;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -46,11 +51,12 @@ pub use registry::Streams;
 use crate::{
     identity::{Availability, FileStore, JwtSnapshot},
     lifecycle::{self, Latch, PartError, Readiness},
-    secret::{self, Flavour, NodeNames, SecretCatalog},
+    secret::{self, SecretCatalog},
     systemd::Handed,
     telemetry::{
         journal::Journal,
         metrics::{Depth, RolloutMetrics, StreamMetrics},
+        traces::Traces,
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
@@ -58,10 +64,10 @@ use accept::accept;
 use connection::Clients;
 use flood::Floods;
 use listen::Socket;
-use live::Settings;
 use peer::PeerStreams;
-use publish::{Feed, Feeds, Publisher};
+use publish::Publisher;
 use service::{Aggregated, Secrets};
+use shared::Shared;
 
 /// Events that a slow listener may lag behind before it misses some.
 const EVENTS_KEPT: usize = 4096;
@@ -131,43 +137,6 @@ pub enum ServerError {
     Descriptors(#[source] tonic_reflection::server::Error),
 }
 
-/// What every stream needs, shared by all of them.
-struct Shared {
-    settings: Settings,
-    origin: Arc<Origin>,
-    feeds: Feeds,
-    files: Arc<FileStore>,
-    peers: PeerStreams,
-    events: broadcast::Sender<StreamEvent>,
-    metrics: StreamMetrics,
-    floods: Floods,
-    /// The names of clients that do not say who they are.
-    anonymous: Arc<NodeNames>,
-    streams: Streams,
-    journal: Journal,
-}
-
-impl Shared {
-    /// The same for a client that has not said, or never will say, who it is.
-    fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
-        let live = self.settings.now();
-        (self.feeds.of(Flavour::of(&Node::default(), &live.secrets)), self.anonymous.clone())
-    }
-
-    /// What the client that calls itself this follows, and the names that only it has.
-    fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
-        if *node == Node::default() {
-            return self.admit_anyone();
-        }
-        let live = self.settings.now();
-        let names = live.secrets.names.bind(node, &live.secrets.naming);
-        for unusable in &names.unusable {
-            self.floods.unusable(node, unusable);
-        }
-        (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
-    }
-}
-
 /// A server whose listeners are open.
 pub struct Server {
     steering: Steering,
@@ -217,6 +186,7 @@ impl Server {
             metrics: StreamMetrics::default(),
             floods,
             anonymous,
+            traces: OnceLock::new(),
         };
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();
@@ -236,6 +206,15 @@ impl Server {
     #[must_use]
     pub fn files(&self) -> Arc<FileStore> {
         self.shared.files.clone()
+    }
+
+    /// Traces rotations from their publication to the last acknowledgement. Whoever writes the store says what caused them.
+    #[must_use]
+    pub fn with_traces(mut self, traces: &Traces) -> Self {
+        self.publisher.trace(traces.clone());
+        // There are no streams yet, so that nobody has looked.
+        let _ = self.shared.traces.set(traces.clone());
+        self
     }
 
     /// Where the listeners really listen, in the configuration's order.

@@ -3,3 +3,4 @@
 pub mod journal;
 pub mod logs;
 pub mod metrics;
+pub mod traces;

@@ -1,6 +1,9 @@
 //! The program as it runs: the parts that serve, and everything that goes on beside them.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -17,6 +20,8 @@ use crate::{
 
 /// Events between where they happen and the callbacks' planning, which never takes long.
 const NOTICES: usize = 64;
+/// How long the last traces may take to be sent.
+const FLUSH: Duration = Duration::from_secs(2);
 
 impl App {
     /// Runs until `stop`, then drains.
@@ -24,6 +29,14 @@ impl App {
     /// # Errors
     /// Whatever ended the program though nobody asked for it; clients were drained all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let traces = self.traces.clone();
+        let ended = self.run_parts(stop).await;
+        // The streams are gone, and with them everything that a trace waits for.
+        traces.shutdown(FLUSH).await;
+        ended
+    }
+
+    async fn run_parts(self, stop: CancellationToken) -> Result<(), AppError> {
         let stop = stop.child_token();
         self.announce();
         let (states, keys) = (self.identities(), self.tokens());

@@ -8,6 +8,7 @@ mod names;
 mod outputs;
 mod restart;
 mod source;
+mod telemetry;
 
 use std::{
     collections::BTreeMap,
@@ -82,6 +83,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let outputs = compose.outputs(raw.outputs);
     let jwt = wanted_tokens(jwt, &bundles, &outputs);
     let logs = compose.logs(raw.log);
+    let traces = compose.traces(raw.telemetry.traces);
     let systemd = restart::systemd(&raw.systemd);
     let warm_start = compose.warm_start(raw.warm_start, credentials);
     let source::Composed { sources, failover, supervisor } = source;
@@ -98,6 +100,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
             hooks,
             outputs,
             logs,
+            traces,
             systemd,
             warm_start,
         }),

@@ -8,6 +8,7 @@ mod hooks;
 mod names;
 mod outputs;
 mod restart;
+mod telemetry;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +18,7 @@ pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff,
 pub(super) use names::{AskedFiles, DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
 pub(super) use restart::{Systemd, WarmStart};
+pub(super) use telemetry::{Telemetry, Traces};
 
 /// Configuration of spiffe-sds. Every key is optional but the address of the source.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -46,6 +48,8 @@ pub(super) struct Raw {
     pub(super) outputs: Option<Vec<Output>>,
     /// What is written to standard error.
     pub(super) log: Log,
+    /// What is sent to observers elsewhere.
+    pub(super) telemetry: Telemetry,
     /// The listener for operators and monitoring: `/live`, `/ready`, `/metrics`.
     pub(super) admin: Admin,
     /// How we live with systemd, or another manager that speaks its protocols.

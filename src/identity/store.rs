@@ -50,8 +50,8 @@ impl IdentityStore {
 
     /// Replaces what is known about `workload`'s tokens and wakes the watchers, unless nothing changed.
     /// Says whether it did.
-    pub fn publish_jwt(&self, workload: &Workload, state: JwtSnapshot) -> bool {
-        replace(&self.of(workload).jwt, Arc::new(state))
+    pub fn publish_jwt(&self, workload: &Workload, state: impl Into<Arc<JwtSnapshot>>) -> bool {
+        replace(&self.of(workload).jwt, state.into())
     }
 
     /// The state of `workload`, now and as it changes. Slow watchers see only the newest.

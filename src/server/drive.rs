@@ -158,6 +158,7 @@ impl<W: Wire> Drive<W> {
             match Pin::new(&mut self.feed).poll_next(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Some(Feed::Live(view, arrival))) => {
+                    self.observer.looks_at(arrival);
                     // What was there before the stream looked is no news.
                     if self.now.is_some() {
                         self.observer.news(arrival);

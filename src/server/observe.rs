@@ -10,11 +10,13 @@ use super::{
     peer::Peer,
     publish::Arrival,
     registry::{Resend, Seat},
+    trail::Trail,
 };
 use crate::{
     telemetry::{
         journal::Weight,
         metrics::{Mismatch, StreamMeter, Suppressed},
+        traces::Verdict,
     },
     xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant, Version},
 };
@@ -97,6 +99,7 @@ pub(super) struct StreamObserver {
     opened: bool,
     ended: Option<Code>,
     since_settled: SinceSettled,
+    trail: Trail,
 }
 
 /// What happened since the stream last had nothing more to say.
@@ -117,7 +120,8 @@ impl StreamObserver {
         let meter = shared.metrics.open(service, variant, peer.class());
         let seat = shared.streams.open(client.clone());
         let since_settled = SinceSettled::default();
-        Self { shared, client, meter, seat, opened: false, ended: None, since_settled }
+        let trail = shared.traces.get().map(Trail::of).unwrap_or_default();
+        Self { shared, client, meter, seat, opened: false, ended: None, since_settled, trail }
     }
 
     /// What an operator wants sent again: one name, or `Some(None)` for everything.
@@ -133,6 +137,11 @@ impl StreamObserver {
         self.seat.sees(now);
     }
 
+    /// The stream looks at what came like this.
+    pub(super) fn looks_at(&mut self, arrival: Arrival) {
+        self.trail.looks_at(arrival.step);
+    }
+
     /// There are other resources than before.
     pub(super) fn news(&mut self, arrival: Arrival) {
         self.since_settled.news.get_or_insert(arrival);
@@ -140,6 +149,7 @@ impl StreamObserver {
 
     /// The stream has nothing more to say.
     pub(super) fn settled(&mut self, state: &StreamState) {
+        self.trail.settles();
         let SinceSettled { interest, opened, sent, removed, news } = std::mem::take(&mut self.since_settled);
         if !interest && !sent && news.is_none() {
             return;
@@ -186,6 +196,7 @@ impl StreamObserver {
         }
         match &heard.answer {
             Answer::Acked { resource: Some((name, version)), latency } => {
+                let _push = self.trail.answered(name, version, Verdict::Acked).entered();
                 self.meter.acked(*latency);
                 self.seat.acked(name, version);
                 self.note(Weight::Routine, "resource_acked", name, version);
@@ -200,6 +211,7 @@ impl StreamObserver {
             Answer::Nacked { resource: Some((name, version)), rejection } => {
                 self.meter.nacked();
                 let detail = rejection.message.as_str();
+                let _push = self.trail.answered(name, version, Verdict::Rejected(detail)).entered();
                 self.seat.nacked(name, version, detail);
                 if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
                     self.note(Weight::Problem, "resource_rejected", name, &detail);
@@ -228,6 +240,7 @@ impl StreamObserver {
 
     /// A response goes out.
     pub(super) fn sent(&mut self, outgoing: &Outgoing) {
+        let _push = self.trail.sent(&self.client, outgoing).entered();
         self.meter.response(outgoing.frame.size());
         if outgoing.update.is_some() {
             self.since_settled.sent = true;

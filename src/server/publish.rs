@@ -1,7 +1,9 @@
 //! Turns what the store holds into what streams send: one task a workload, however many streams there are.
 
+mod encoded;
 mod feed;
 mod pace;
+mod traced;
 
 use std::{
     sync::Arc,
@@ -14,15 +16,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use encoded::Encoded;
 pub use feed::Pulse;
 pub(super) use feed::{Arrival, Feed, Feeds};
 use pace::Pace;
+use traced::Traced;
 
 use super::live::Live;
 use crate::{
     identity::{Availability, FileSnapshot, IdentitySnapshot, JwtSnapshot},
-    secret::{self, Change, Contents, Flavour, Note, Part, SecretCatalog},
-    telemetry::metrics::RolloutMetrics,
+    secret::{self, Change, Flavour, Note, Part, SecretCatalog},
+    telemetry::{metrics::RolloutMetrics, traces::Traces},
 };
 
 /// Publishes one workload's resources in the rollout order.
@@ -43,18 +47,10 @@ pub(super) struct Publisher {
     /// The step at hand had to wait for its turn, or still does.
     held: bool,
     metrics: RolloutMetrics,
+    traced: Traced,
     pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
     /// What the log has been told about it.
     noted: Vec<Note>,
-}
-
-/// One state, as clients of each flavour get it.
-#[derive(Debug)]
-struct Encoded {
-    /// `None` for a workload that is entitled to nothing.
-    contents: Option<Arc<Contents>>,
-    spiffe: Part,
-    plain: Part,
 }
 
 /// What the publisher waits for next.
@@ -70,7 +66,7 @@ impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
     pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let arrival = Arrival { since: Instant::now(), held: false };
+        let arrival = Arrival { since: Instant::now(), held: false, step: 0 };
         let files = catalog.files(&FileSnapshot::default(), None);
         let pending = || Feed::Live(Arc::new(catalog.pending(&files)), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
@@ -90,6 +86,7 @@ impl Publisher {
             arrived: None,
             held: false,
             metrics: RolloutMetrics::default(),
+            traced: Traced::default(),
         };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
     }
@@ -98,6 +95,11 @@ impl Publisher {
     #[must_use]
     pub(super) fn metrics(&self) -> &RolloutMetrics {
         &self.metrics
+    }
+
+    /// Traces the rotations that it publishes.
+    pub(super) fn trace(&mut self, traces: Traces) {
+        self.traced = Traced::by(traces);
     }
 
     /// Asks this publisher for a sign of life.
@@ -159,14 +161,16 @@ impl Publisher {
                 Ok(()) = files.changed() => {
                     let snapshot = files.borrow_and_update().clone();
                     self.files = self.catalog.files(&snapshot, Some(&self.files));
-                    self.send(Arrival { since: Instant::now(), held: false });
+                    self.send(Arrival { since: Instant::now(), held: false, step: 0 });
                     continue;
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let state = states.borrow_and_update().clone();
+            self.traced.takes_up(&state);
             next = self.advance(&state);
             if !matches!(next, Next::Stage(_)) {
+                self.traced.settles();
                 self.arrived = None;
             }
         }
@@ -180,6 +184,7 @@ impl Publisher {
             Availability::Pending => return Next::Nothing,
             Availability::Denied(_) => {
                 self.published = None;
+                self.traced.begins(Change::default());
                 let nothing = self.catalog.nothing();
                 self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
                 self.held = false;
@@ -201,6 +206,7 @@ impl Publisher {
         };
         let now = Instant::now();
         if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
+            self.traced.holds();
             tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
             self.held = true;
             self.metrics.hold(true);
@@ -209,6 +215,7 @@ impl Publisher {
         if self.held {
             self.metrics.hold(false);
         }
+        self.traced.begins(change);
         let rendered = self.render(&step);
         self.held = false;
         if !rendered {
@@ -251,6 +258,7 @@ impl Publisher {
             }
             Err(error) => {
                 self.metrics.failed();
+                self.traced.ends(Some(error.to_string()));
                 tracing::error!(%error, "identity update cannot be served, the last good one stays");
                 false
             }
@@ -273,19 +281,20 @@ impl Publisher {
     }
 
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
-    fn renew_tokens(&mut self, snapshot: &JwtSnapshot) {
+    fn renew_tokens(&mut self, snapshot: &Arc<JwtSnapshot>) {
+        self.traced.begins_tokens(snapshot);
         self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
-        self.send(Arrival { since: Instant::now(), held: false });
+        self.send(Arrival { since: Instant::now(), held: false, step: 0 });
     }
 
     /// When and how the step at hand came.
     fn arrival(&self) -> Arrival {
-        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held }
+        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held, step: 0 }
     }
 
     /// Sends what is encoded. Before the source has said anything about certificates nothing is, but for files: a set
     /// without them would withdraw what clients hold from before our start.
-    fn send(&self, arrival: Arrival) {
+    fn send(&mut self, mut arrival: Arrival) {
         let mut news = None;
         for (feed, flavour) in [(&self.spiffe, Flavour::Spiffe), (&self.plain, Flavour::Plain)] {
             let view = match &self.encoded {
@@ -297,25 +306,20 @@ impl Publisher {
             };
             let listed = view.set().listed().count();
             let modified = feed.send_if_modified(|current| {
-                let same = matches!(current, Feed::Live(live, _) if live.says_the_same_as(&view));
+                let known = if let Feed::Live(live, _) = current { Some(&**live) } else { None };
+                let same = known.is_some_and(|live| live.says_the_same_as(&view));
                 if !same {
+                    // Streams must hear of the step before they see it, whatever their flavour.
+                    arrival.step = self.traced.announces(known, &view);
                     *current = Feed::Live(Arc::new(view), arrival);
                 }
                 !same
             });
             news = news.or(modified.then_some(listed));
         }
+        self.traced.ends(None);
         if let Some(listed) = news {
             self.metrics.published(listed);
-        }
-    }
-}
-
-impl Encoded {
-    fn of(&self, flavour: Flavour) -> &Part {
-        match flavour {
-            Flavour::Spiffe => &self.spiffe,
-            Flavour::Plain => &self.plain,
         }
     }
 }

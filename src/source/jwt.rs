@@ -19,6 +19,7 @@
 //! ahead so that the replacement is at the proxies before the end is.
 
 mod keys;
+mod news;
 mod refresh;
 mod schedule;
 mod source;
@@ -31,7 +32,6 @@ pub use source::JwtSource;
 use std::{
     collections::BTreeSet,
     fmt,
-    future::pending,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -43,7 +43,7 @@ use futures_util::{
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -55,10 +55,14 @@ use super::{
     renewal::Moment,
     supervisor::{self, EVENTS_KEPT, LONGEST_NAP},
 };
-use crate::identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload};
+use crate::{
+    identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload},
+    telemetry::traces::{self, Cause, Traces},
+};
 use keys::Keys;
+use news::News;
 use refresh::Demand;
-use schedule::Schedule;
+use schedule::{Schedule, spread};
 
 /// What to keep fresh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,10 +78,6 @@ pub struct Config {
 
 /// The longest [`Config::handover`]: tokens rarely live longer.
 pub const LONGEST_HANDOVER: Duration = Duration::from_secs(300);
-
-/// Tokens that become due together are asked for within this time each, [`LONGEST_SPREAD`] at most.
-const SPREAD: Duration = Duration::from_millis(10);
-const LONGEST_SPREAD: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Whether there is anything to do.
@@ -102,6 +102,7 @@ pub struct JwtSupervisor {
     reporter: Reporter,
     refresh: (JwtRefresh, mpsc::Receiver<Demand>),
     rng: fastrand::Rng,
+    traces: Traces,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -150,9 +151,10 @@ impl JwtSupervisor {
             reporter: Reporter::new(EVENTS_KEPT),
             refresh: JwtRefresh::new(config.svids.clone()),
             rng: fastrand::Rng::new(),
+            traces: Traces::default(),
             clock: Box::new(SystemTime::now),
         };
-        supervisor.publish();
+        supervisor.publish(("timer", SystemTime::UNIX_EPOCH));
         supervisor
     }
 
@@ -160,6 +162,13 @@ impl JwtSupervisor {
     #[must_use]
     pub fn beside(mut self, other: &Supervisor) -> Self {
         self.reporter = other.reporter().beside();
+        self
+    }
+
+    /// Says what caused each state that is published.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -193,23 +202,28 @@ impl JwtSupervisor {
         loop {
             self.start_fetches(&fetches);
             let nap = self.until_alarm();
-            let mut events = tokio::select! {
+            let (active, demands) = ((&mut self.active, self.current), &mut self.refresh.1);
+            let (news, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                to = switched(&mut self.active, self.current) => {
+                news = traces::timed(news::next(active, demands, &mut fetches, &mut keys, nap)) => news,
+            };
+            let trigger = news.trigger();
+            let mut events = match news {
+                News::Switched(to) => {
                     // Nothing of the one before arrives any more.
                     fetches.clear();
                     self.switch(to);
                     keys = self.follow_keys();
                     Vec::new()
                 }
-                Some(only) = self.refresh.1.recv() => self.demanded(only),
-                Some((index, fetched)) = fetches.next() => self.fetched(index, fetched),
-                Some(news) = keys.next() => self.keys_news(news),
-                () = sleep(nap) => Vec::new(),
+                News::Demanded(only) => self.demanded(only),
+                News::Fetched(index, fetched) => self.fetched(index, fetched),
+                News::Keys(news) => self.keys_news(news),
+                News::Alarm => Vec::new(),
             };
             events.extend(self.ring());
-            self.publish();
+            self.publish((trigger, at));
             events.into_iter().for_each(|event| self.reporter.report(event));
         }
     }
@@ -301,10 +315,12 @@ impl JwtSupervisor {
         events
     }
 
-    fn publish(&self) {
+    fn publish(&self, (trigger, received): (&'static str, SystemTime)) {
         let svids = self.schedules.iter().map(|schedule| (schedule.request().clone(), schedule.state().clone()));
-        let snapshot = JwtSnapshot { svids: svids.collect(), bundles: self.keys.shown().clone() };
-        self.store.publish_jwt(&self.workload, snapshot);
+        let snapshot = Arc::new(JwtSnapshot { svids: svids.collect(), bundles: self.keys.shown().clone() });
+        let cause = || Cause { trigger, source: None, received };
+        let publish = || self.store.publish_jwt(&self.workload, snapshot.clone());
+        self.traces.publishing_tokens(&snapshot, cause, publish);
     }
 
     fn until_alarm(&self) -> Duration {
@@ -320,22 +336,6 @@ impl JwtSupervisor {
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
     }
-}
-
-/// The next source that is active instead of `current`.
-async fn switched(active: &mut watch::Receiver<Option<usize>>, current: usize) -> usize {
-    let other = active.wait_for(|active| active.unwrap_or_default() != current).await;
-    match other.map(|active| active.unwrap_or_default()) {
-        Ok(active) => active,
-        // Nobody decides any more: the program is ending, or there is only one.
-        Err(_) => pending().await,
-    }
-}
-
-/// Within which time so many tokens are asked for.
-fn spread(tokens: usize) -> Duration {
-    let tokens = u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX);
-    SPREAD.saturating_mul(tokens).min(LONGEST_SPREAD)
 }
 
 impl fmt::Debug for JwtSupervisor {

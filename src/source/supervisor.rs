@@ -26,7 +26,7 @@ use std::{
 
 use tokio::{
     sync::{broadcast, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,10 @@ use super::{
 };
 use crate::{
     identity::{IdentitySnapshot, IdentityStore, Workload},
-    telemetry::metrics::{Depth, SourceMetrics},
+    telemetry::{
+        metrics::{Depth, SourceMetrics},
+        traces::{self, Cause, Traces},
+    },
 };
 use line::Line;
 pub use status::{LineStatus, SourceStatus, Standing};
@@ -79,6 +82,9 @@ pub struct Supervisor {
     status: watch::Sender<SourceStatus>,
     each: watch::Sender<Arc<[LineStatus]>>,
     active: watch::Sender<Option<usize>>,
+    traces: Traces,
+    /// What the present work is about, and when it came.
+    occasion: (&'static str, SystemTime),
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -111,6 +117,8 @@ impl Supervisor {
             reporter: Reporter::new(EVENTS_KEPT),
             status: watch::Sender::default(),
             active: watch::Sender::default(),
+            traces: Traces::default(),
+            occasion: ("timer", SystemTime::UNIX_EPOCH),
             clock: Box::new(SystemTime::now),
         }
     }
@@ -120,6 +128,12 @@ impl Supervisor {
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Box::new(clock);
         self
+    }
+
+    /// Says what caused each state that is published.
+    #[must_use]
+    pub fn with_traces(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Makes the delays between sessions repeatable.
@@ -182,11 +196,13 @@ impl Supervisor {
             self.steer();
             self.show();
             let nap = self.until_alarm();
-            let heard = tokio::select! {
+            let (heard, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                heard = listen(&mut self.lines, nap) => heard,
+                heard = traces::timed(line::listen(&mut self.lines, nap)) => heard,
             };
+            let trigger = heard.as_ref().map(|(_, heard)| matches!(heard, Some(Ok(_))));
+            self.occasion = (trigger.map_or("timer", |usable| if usable { "message" } else { "failure" }), at);
             match heard {
                 Some((index, heard)) => self.heard(index, heard.unwrap_or(Err(SourceError::Closed)))?,
                 None => self.ring(),
@@ -233,6 +249,7 @@ impl Supervisor {
         if let Some((from, reason)) = switch.from
             && let Some(from) = self.lines.get(from)
         {
+            self.occasion.0 = "failover";
             self.reporter.report(RenewalEvent::SourceSwitched { from: from.name.clone(), to: name, reason });
         }
         // It was looked at when it came, and what has expired since is never switched to.
@@ -309,7 +326,10 @@ impl Supervisor {
 
     fn apply(&mut self, outcome: Outcome) {
         if let Some(state) = outcome.publish {
-            self.store.publish(&self.workload, state);
+            let (trigger, received) = self.occasion;
+            let active = || self.failover.active().and_then(|active| self.lines.get(active));
+            let cause = || Cause { trigger, source: active().map(|line| line.name.clone()), received };
+            self.traces.publishing(&state, cause, || self.store.publish(&self.workload, state.clone()));
         }
         for event in outcome.events {
             self.reporter.report(event);
@@ -329,14 +349,6 @@ impl Supervisor {
 
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
-    }
-}
-
-/// What a source says next; `None` when nothing came in time.
-async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, line::Heard)> {
-    tokio::select! {
-        heard = line::next(lines) => Some(heard),
-        () = sleep(nap) => None,
     }
 }
 

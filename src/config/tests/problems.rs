@@ -360,3 +360,25 @@ jwt:
         assert!(text.contains(part), "{part}\n{text}");
     }
 }
+
+#[test]
+fn traces_need_a_build_that_can_send_them_and_a_place_to_go() {
+    let built = "sds.yaml:1:32: telemetry.traces.endpoint: needs a build that can send traces, which this one is not; \
+                 build with `--features otlp`, or remove the key";
+    let expected: &[&str] = if cfg!(feature = "otlp") { &[] } else { &[built] };
+    assert_eq!(problems("telemetry: {traces: {endpoint: 'http://127.0.0.1:4317'}}"), expected);
+    assert_eq!(
+        problems("telemetry: {traces: {headers_file: /etc/otlp.headers}}"),
+        [
+            "sds.yaml:1:36: telemetry.traces.headers_file: is about traces, which have no `endpoint`; write where to send them"
+        ]
+    );
+    // What may be a password is not repeated.
+    let more = problems("telemetry: {traces: {endpoint: 'http://user:hush@127.0.0.1:4317'}}");
+    assert!(more[0].contains("has more than a host and a port") && !more[0].contains("hush"), "{more:?}");
+    refused!(
+        "telemetry: {traces: {sample_percent: 101, protocol: http}}",
+        "sds.yaml:1:38: telemetry.traces.sample_percent: 101 is out of range; allowed are 0 to 100",
+        "sds.yaml:1:53: telemetry.traces.protocol: \"http\" is not known; write one of grpc"
+    );
+}

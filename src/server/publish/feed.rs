@@ -23,6 +23,8 @@ pub(in crate::server) enum Feed {
 pub(in crate::server) struct Arrival {
     pub(in crate::server) since: Instant,
     pub(in crate::server) held: bool,
+    /// The number of the last step of a rotation that is in it; 0 before any, and where they are not traced.
+    pub(in crate::server) step: u64,
 }
 
 /// The feeds of one workload, one a flavour.

@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// Tokens that become due together are asked for within this time each, [`LONGEST_SPREAD`] at most.
+const SPREAD: Duration = Duration::from_millis(10);
+const LONGEST_SPREAD: Duration = Duration::from_secs(1);
 /// A token goes out of service this long before its end, so that its empty replacement is at the proxies in time: no
 /// request carries a token that has ended.
 pub(super) const AHEAD: Duration = Duration::from_millis(200);
@@ -269,4 +272,10 @@ fn leaves(validity: &Validity) -> SystemTime {
 fn late(validity: &Validity) -> SystemTime {
     let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
     validity.not_after.checked_sub(life / 4).unwrap_or(validity.not_after)
+}
+
+/// Within which time so many tokens are asked for.
+pub(super) fn spread(tokens: usize) -> Duration {
+    let tokens = u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX);
+    SPREAD.saturating_mul(tokens).min(LONGEST_SPREAD)
 }

@@ -1,9 +1,14 @@
 //! One of the supervisor's sources: its session, or when the next one may begin.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::SystemTime};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Config, LineStatus, MISCONFIGURED_RETRY, Standing};
 use crate::{
@@ -134,8 +139,16 @@ impl Line {
     }
 }
 
+/// What a source says next; `None` when nothing came in time.
+pub(super) async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, Heard)> {
+    tokio::select! {
+        heard = next(lines) => Some(heard),
+        () = sleep(nap) => None,
+    }
+}
+
 /// The next thing that any session says; never when none is open.
-pub(super) async fn next(lines: &mut [Line]) -> (usize, Heard) {
+async fn next(lines: &mut [Line]) -> (usize, Heard) {
     poll_fn(|context| {
         for (index, line) in lines.iter_mut().enumerate() {
             let Some(session) = &mut line.session else { continue };

@@ -5,6 +5,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use base64ct::{Base64UrlUnpadded, Encoding as _};
+use futures_util::future::pending;
 use serde_json::json;
 
 use super::*;

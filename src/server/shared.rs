@@ -1,0 +1,58 @@
+//! What every stream needs, shared by all of them.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    StreamEvent, Streams,
+    flood::Floods,
+    live::Settings,
+    peer::PeerStreams,
+    publish::{Feed, Feeds},
+};
+use crate::{
+    identity::FileStore,
+    secret::{Flavour, NodeNames},
+    telemetry::{journal::Journal, metrics::StreamMetrics, traces::Traces},
+    xds::{Node, Origin},
+};
+
+/// What every stream needs, shared by all of them.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) origin: Arc<Origin>,
+    pub(super) feeds: Feeds,
+    pub(super) files: Arc<FileStore>,
+    pub(super) peers: PeerStreams,
+    pub(super) events: broadcast::Sender<StreamEvent>,
+    pub(super) metrics: StreamMetrics,
+    pub(super) floods: Floods,
+    /// The names of clients that do not say who they are.
+    pub(super) anonymous: Arc<NodeNames>,
+    pub(super) streams: Streams,
+    pub(super) journal: Journal,
+    /// Set before the first stream, or never.
+    pub(super) traces: OnceLock<Traces>,
+}
+
+impl Shared {
+    /// The same for a client that has not said, or never will say, who it is.
+    pub(super) fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        let live = self.settings.now();
+        (self.feeds.of(Flavour::of(&Node::default(), &live.secrets)), self.anonymous.clone())
+    }
+
+    /// What the client that calls itself this follows, and the names that only it has.
+    pub(super) fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+        if *node == Node::default() {
+            return self.admit_anyone();
+        }
+        let live = self.settings.now();
+        let names = live.secrets.names.bind(node, &live.secrets.naming);
+        for unusable in &names.unusable {
+            self.floods.unusable(node, unusable);
+        }
+        (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
+    }
+}
