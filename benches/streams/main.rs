@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo bench --bench streams                 # 2,000 streams on one connection, 20 rotations
 //! cargo bench --bench streams -- 10000 10     # streams, rotations
+//! TRACES=unix:///no/one cargo bench --features otlp --bench streams   # ours traces each rotation
 //! ```
 //!
 //! Each server runs in a process of its own, follows the same development issuer, and answers the same client, whose
@@ -72,11 +73,12 @@ async fn main() {
 
 async fn ours(socket: &str, endpoint: &str) {
     let set = |key: &str, value: String| Flag { flag: "bench", key: key.to_owned(), value };
-    let flags = vec![
+    let mut flags = vec![
         set("source.workload_api.endpoint", endpoint.to_owned()),
         set("listeners", format!("unix://{socket}")),
         set("admin.listeners", format!("unix://{socket}.admin")),
     ];
+    flags.extend(env::var("TRACES").ok().map(|endpoint| set("telemetry.traces.endpoint", endpoint)));
     let config = Config::new(&Sources { flags, ..Sources::default() }).unwrap();
     App::bind(&config).await.unwrap().run(CancellationToken::new()).await.unwrap();
 }

@@ -38,13 +38,8 @@ impl Receiver {
 
     /// One on loopback TCP.
     pub async fn tcp() -> (Self, SocketAddr) {
-        Self::tcp_at("127.0.0.1:0".parse().unwrap()).await
-    }
-
-    /// One at this address.
-    pub async fn tcp_at(address: SocketAddr) -> (Self, SocketAddr) {
         let receiver = Self::new();
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder().add_service(TraceServiceServer::new(receiver.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

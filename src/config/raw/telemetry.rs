@@ -27,7 +27,7 @@ pub(in crate::config) struct Traces {
     /// Of a hundred rotations so many are traced, chosen at random; each whole or not at all.
     #[schemars(range(min = 0, max = 100), extend("default" = 100))]
     pub(in crate::config) sample_percent: Option<u8>,
-    /// A file with headers for each request, one `name: value` a line, mode 0600. Tokens for a receiver belong there, because
+    /// A file with headers for each request, one `name: value` a line. Tokens for a receiver belong there, because
     /// configurations are shown to people. Read once, at the start.
     #[schemars(extend("examples" = ["/etc/spiffe-sds/otlp.headers"]))]
     pub(in crate::config) headers_file: Option<String>,
