@@ -5,6 +5,7 @@
 
 mod admin;
 mod hooks;
+mod jwt;
 mod names;
 mod outputs;
 mod restart;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub(super) use admin::Admin;
 pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
+pub(super) use jwt::{Audience, Jwt, JwtSvid};
 pub(super) use names::{AskedFiles, DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
 pub(super) use restart::{Systemd, WarmStart};
@@ -207,36 +209,6 @@ pub(super) struct Secrets {
     #[schemars(extend("default" = "250ms"))]
     pub(super) rollout_hold: Option<String>,
 }
-
-/// JWT-SVIDs. Each one written here is fetched and renewed, whether or not a client asks for it; no other ever is.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Jwt {
-    /// The tokens to serve. Envoy asks for one by the name `jwt:AUDIENCE`, or `jwt-bearer:AUDIENCE` with `Bearer ` in
-    /// front of it; docs/names.md has the rest. By default none.
-    pub(super) svids: Option<Vec<JwtSvid>>,
-}
-
-/// One token.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct JwtSvid {
-    /// For whom the token is: whoever shall verify it, by the name it goes by. Required; one is best, because each of
-    /// several could pass the token on to another.
-    #[schemars(extend("examples" = [["payments"], ["https://api.example.com"]]))]
-    pub(super) audience: Option<Vec<Audience>>,
-    /// Whose token it is, by SPIFFE ID. By default that of the default identity.
-    #[schemars(extend("examples" = ["spiffe://example.org/web"]))]
-    pub(super) id: Option<String>,
-    /// Whose token it is, by the hint of the identity; instead of `id`.
-    #[schemars(extend("examples" = ["internal"]))]
-    pub(super) hint: Option<String>,
-}
-
-/// One audience.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub(super) struct Audience(pub(super) String);
 
 /// JWK Sets (`/jwks/<trust domain>`) and SPIFFE bundles (`/bundle/<trust domain>`).
 #[derive(Debug, Default, Deserialize, JsonSchema)]

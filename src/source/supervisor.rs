@@ -24,10 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::{broadcast, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -39,10 +36,7 @@ use super::{
 };
 use crate::{
     identity::{IdentitySnapshot, IdentityStore, Workload},
-    telemetry::{
-        metrics::{Depth, SourceMetrics},
-        traces::{self, Cause, Traces},
-    },
+    telemetry::traces::{self, Cause, Traces},
 };
 use line::Line;
 pub use status::{LineStatus, SourceStatus, Standing};
@@ -143,47 +137,6 @@ impl Supervisor {
             line.backoff = Backoff::new(self.config.backoff, rng.fork());
         }
         self
-    }
-
-    /// Every outcome from now on. Subscribe before [`run`](Self::run) takes the supervisor.
-    #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<RenewalEvent> {
-        self.reporter.subscribe()
-    }
-
-    /// How the source does, now and as it changes.
-    #[must_use]
-    pub fn status(&self) -> watch::Receiver<SourceStatus> {
-        self.status.subscribe()
-    }
-
-    /// How each of the sources does, in order of preference, now and as it changes.
-    #[must_use]
-    pub fn each(&self) -> watch::Receiver<Arc<[LineStatus]>> {
-        self.each.subscribe()
-    }
-
-    pub(super) fn reporter(&self) -> &Reporter {
-        &self.reporter
-    }
-
-    /// Which of the sources is in service, by its position, for whoever asks it for more than X.509-SVIDs.
-    #[must_use]
-    pub fn active(&self) -> watch::Receiver<Option<usize>> {
-        self.active.subscribe()
-    }
-
-    /// What is counted about the source.
-    #[must_use]
-    pub fn metrics(&self) -> &SourceMetrics {
-        self.reporter.metrics()
-    }
-
-    /// Counts the events that the slowest receiver of [`Supervisor::events`] has not taken yet.
-    #[must_use]
-    pub fn events_queued(&self) -> Depth {
-        let depth = self.reporter.depth();
-        Box::new(depth)
     }
 
     /// Runs until `shutdown`.

@@ -2,7 +2,57 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use crate::source::ErrorKind;
+use tokio::sync::{broadcast, watch};
+
+use super::Supervisor;
+use crate::{
+    source::{ErrorKind, RenewalEvent, event::Reporter},
+    telemetry::metrics::{Depth, SourceMetrics},
+};
+
+/// What others may look at.
+impl Supervisor {
+    /// Every outcome from now on. Subscribe before [`run`](Self::run) takes the supervisor.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<RenewalEvent> {
+        self.reporter.subscribe()
+    }
+
+    /// How the source does, now and as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<SourceStatus> {
+        self.status.subscribe()
+    }
+
+    /// How each of the sources does, in order of preference, now and as it changes.
+    #[must_use]
+    pub fn each(&self) -> watch::Receiver<Arc<[LineStatus]>> {
+        self.each.subscribe()
+    }
+
+    pub(in crate::source) fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Which of the sources is in service, by its position, for whoever asks it for more than X.509-SVIDs.
+    #[must_use]
+    pub fn active(&self) -> watch::Receiver<Option<usize>> {
+        self.active.subscribe()
+    }
+
+    /// What is counted about the source.
+    #[must_use]
+    pub fn metrics(&self) -> &SourceMetrics {
+        self.reporter.metrics()
+    }
+
+    /// Counts the events that the slowest receiver of [`Supervisor::events`] has not taken yet.
+    #[must_use]
+    pub fn events_queued(&self) -> Depth {
+        let depth = self.reporter.depth();
+        Box::new(depth)
+    }
+}
 
 /// How the source does. Of several sources: the one in service, or while there is none, whichever spoke last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

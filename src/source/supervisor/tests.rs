@@ -41,7 +41,7 @@ impl Source for Scripted {
 
 struct Running {
     opened: watch::Receiver<Vec<Instant>>,
-    events: broadcast::Receiver<RenewalEvent>,
+    events: tokio::sync::broadcast::Receiver<RenewalEvent>,
     status: watch::Receiver<SourceStatus>,
     state: watch::Receiver<Availability>,
     shutdown: CancellationToken,
