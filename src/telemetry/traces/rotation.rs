@@ -130,9 +130,7 @@ impl Rotation {
     #[must_use]
     pub fn pushed(&self, push: Push) -> Option<u64> {
         let mut state = self.0.lock();
-        if state.open.is_none() {
-            return None;
-        }
+        state.open.as_ref()?;
         if self.0.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
             self.0.waiting.fetch_sub(1, Ordering::Relaxed);
             state.tally.untraced += 1;
