@@ -20,7 +20,13 @@ use envoy_types::pb::envoy::{
 };
 use pem_rfc7468::LineEnding;
 use receiver::{Receiver, Trace};
-use spiffe_sds::dev::JwtConfig;
+use spiffe_sds::{
+    dev::JwtConfig,
+    telemetry::{
+        logs,
+        traces::{self, Traces},
+    },
+};
 use support::{
     app::{Place, Running},
     world::{bounded, eventually, id, unix_channel},
@@ -432,4 +438,19 @@ async fn rotations_that_are_not_sampled_leave_nothing() {
     bounded(running.renewals.recv()).await.unwrap();
     running.stop().await;
     assert!(receiver.received().requests.is_empty());
+}
+
+#[tokio::test]
+async fn a_header_that_is_none_is_named_by_its_line_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("headers");
+    let mut config = traces::Config::new("http://127.0.0.1:4317".parse().unwrap());
+    config.headers_file = Some(path.clone());
+    let refused = |config: &traces::Config| logs::chain(&Traces::configured(Some(config)).unwrap_err());
+    assert!(refused(&config).contains("correct telemetry.traces.headers_file"), "{}", refused(&config));
+    for bad in ["hush", "hush hush: x", "authorization: hu\u{7}sh"] {
+        std::fs::write(&path, format!("a: b\n{bad}\n")).unwrap();
+        let error = refused(&config);
+        assert!(error.contains("line 2 of") && !error.contains(bad) && !error.contains("hush"), "{error}");
+    }
 }
