@@ -25,7 +25,7 @@ impl News {
     /// How traces call it.
     pub(super) const fn trigger(&self) -> &'static str {
         match self {
-            Self::Switched(_) => "switch",
+            Self::Switched(_) => "failover",
             Self::Demanded(_) => "demand",
             Self::Fetched(..) | Self::Keys(_) => "message",
             Self::Alarm => "timer",
