@@ -17,10 +17,11 @@ use crate::{
     server::{
         self, Bound, ListenError, Peer,
         accept::{Io, Serve, accept},
-        http::Patience,
+        http::{Meter, Patience},
         listen::Socket,
     },
     systemd::Handed,
+    telemetry::metrics::HttpMetrics,
 };
 
 /// Concurrent connections; the next one waits in the kernel.
@@ -49,6 +50,7 @@ pub enum Via {
 pub struct Admin {
     config: Config,
     sockets: Vec<Socket>,
+    metrics: HttpMetrics,
 }
 
 impl Admin {
@@ -84,7 +86,14 @@ impl Admin {
                 }
             }
         }
-        Ok(Self { config, sockets })
+        Ok(Self { config, sockets, metrics: HttpMetrics::default() })
+    }
+
+    /// Counts with these.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: HttpMetrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Where it really listens.
@@ -107,9 +116,11 @@ impl Admin {
         let router =
             router.layer(DefaultBodyLimit::max(BODY)).layer(middleware::from_fn_with_state(hosts, guard::guard));
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let meter = Meter::new(self.metrics, "admin");
         let mut tasks = JoinSet::new();
         for socket in self.sockets {
-            let visitors = Visitors { router: router.clone(), drain: stop.clone() };
+            let (router, meter) = (router.clone(), meter.clone());
+            let visitors = Visitors { router, meter, drain: stop.clone() };
             tasks.spawn(accept(socket, visitors, slots.clone(), stop.clone()));
         }
         lifecycle::together(tasks, &stop).await
@@ -119,6 +130,7 @@ impl Admin {
 /// Serves operators and monitoring.
 struct Visitors {
     router: Router,
+    meter: Meter,
     drain: CancellationToken,
 }
 
@@ -133,7 +145,14 @@ impl Serve for Visitors {
             request.extensions_mut().insert(via);
             request
         });
-        server::http::serve(io, peer, TowerToHyperService::new(service), PATIENCE, self.drain.clone())
+        server::http::serve(
+            io,
+            peer,
+            TowerToHyperService::new(service),
+            PATIENCE,
+            self.meter.clone(),
+            self.drain.clone(),
+        )
     }
 
     fn drain_deadline(&self) -> Duration {
