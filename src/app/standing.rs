@@ -54,7 +54,7 @@ impl Standing {
         };
         self.show(started, current, Some(reload));
         let detail = format!("{} applied, {} waiting for a restart", live.len(), waiting.len());
-        self.journal.note(Weight::Notice, "configuration_reloaded", &"", &detail, &"");
+        self.journal.note(Weight::Notice, "configuration_reloaded", "", &detail, &"");
     }
 
     /// It was read again, and is wrong.
@@ -71,7 +71,7 @@ impl Standing {
             now.last_reload = Some(Reloaded { at, applied: false, changes: Vec::new(), problems });
             *configuration = Some(Arc::new(now));
         });
-        self.journal.note(Weight::Problem, "configuration_refused", &"", &detail, &"");
+        self.journal.note(Weight::Problem, "configuration_refused", "", &detail, &"");
     }
 
     fn show(&self, started: &Sources, current: &Sources, last_reload: Option<Reloaded>) {

@@ -177,7 +177,7 @@ impl StreamObserver {
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
-            self.note(Weight::Routine, "stream_opened", &"", &"");
+            self.note(Weight::Routine, "stream_opened", "", "");
             self.emit(|client| StreamEvent::Opened { client });
         }
         if heard.resent {
@@ -188,7 +188,7 @@ impl StreamObserver {
             Answer::Acked { resource: Some((name, version)), latency } => {
                 self.meter.acked(*latency);
                 self.seat.acked(name, version);
-                self.note(Weight::Routine, "resource_acked", name, version);
+                self.note(Weight::Routine, "resource_acked", name.as_str(), version.as_str());
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");
                 self.emit(|client| StreamEvent::Acked {
                     client,
@@ -202,7 +202,7 @@ impl StreamObserver {
                 let detail = rejection.message.as_str();
                 self.seat.nacked(name, version, detail);
                 if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
-                    self.note(Weight::Problem, "resource_rejected", name, &detail);
+                    self.note(Weight::Problem, "resource_rejected", name.as_str(), detail);
                     tracing::warn!(client = %self.client, %name, %version, detail, unsaid, "resource rejected by the client, it keeps what it had");
                 }
                 self.emit(|client| StreamEvent::Nacked {
@@ -214,7 +214,7 @@ impl StreamObserver {
             }
             Answer::Nacked { resource: None, rejection } => {
                 self.meter.nacked();
-                self.note(Weight::Problem, "absence_rejected", &"", &rejection.message);
+                self.note(Weight::Problem, "absence_rejected", "", &rejection.message);
                 tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
             }
             Answer::Stale => {
@@ -239,7 +239,7 @@ impl StreamObserver {
             Some(Update::Resource { resource, .. }) => {
                 let (name, version, bytes) = (resource.name(), resource.version(), outgoing.frame.size());
                 self.seat.sent(name, version);
-                self.note(Weight::Routine, "resource_sent", name, version);
+                self.note(Weight::Routine, "resource_sent", name.as_str(), version.as_str());
                 tracing::debug!(client = %self.client, %name, %version, bytes, "resource sent");
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
@@ -267,7 +267,7 @@ impl StreamObserver {
     }
 
     /// For those who look back.
-    fn note(&self, weight: Weight, event: &'static str, subject: &dyn fmt::Display, detail: &dyn fmt::Display) {
+    fn note(&self, weight: Weight, event: &'static str, subject: &str, detail: &str) {
         self.shared.journal.note(weight, event, subject, detail, &self.client);
     }
 
@@ -286,7 +286,7 @@ impl Drop for StreamObserver {
         if self.opened {
             let code = self.ended.map_or("client went away", code_name);
             let weight = if matches!(self.ended, None | Some(Code::Ok)) { Weight::Routine } else { Weight::Notice };
-            self.note(weight, "stream_closed", &"", &code);
+            self.note(weight, "stream_closed", "", code);
         }
         self.emit(|client| StreamEvent::Closed { client, code: self.ended });
     }
