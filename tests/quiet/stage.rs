@@ -85,7 +85,9 @@ impl Stage {
     /// Writes a configuration, and says so by SIGHUP.
     pub(crate) fn reload(&self, yaml: &str) {
         let text = format!("{USUAL}{yaml}").replace("$/", &format!("{}/", self.directory.path().display()));
-        std::fs::write(self.at("sds.yaml"), text).unwrap();
+        // At once: whoever reads half a file has another configuration.
+        std::fs::write(self.at("next.yaml"), text).unwrap();
+        std::fs::rename(self.at("next.yaml"), self.at("sds.yaml")).unwrap();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     }
