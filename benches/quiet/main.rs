@@ -8,8 +8,8 @@
 //!
 //! The troubles are those of `tests/quiet.rs`, which holds them to a bound and asserts what an operator sees of them.
 //! Each has a program of its own beside one that has none; rotations of the two take turns, five in a row. Two floods
-//! are of at least 10,000 requests. On a machine with few processors whoever floods takes them from everybody: compare
-//! with what the same flood does to the client alone.
+//! are of at least 10,000 requests. Only ratios mean something, and on a machine with few processors whoever floods takes
+//! them from everybody.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
