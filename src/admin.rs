@@ -13,10 +13,12 @@
 //! | `ClientStatusDiscoveryService` | who holds what, over gRPC |
 //!
 //! It is kept out of the data path: its own sockets, its own bounds on connections and requests, and everything it
-//! shows is read from atomics and channels that the data path writes without waiting.
+//! shows is read from atomics and channels that the data path writes without waiting. Pages are made aside from the
+//! threads that serve proxies, one at a time.
 
 pub mod actions;
 mod debug;
+mod desk;
 mod guard;
 mod listen;
 mod page;
@@ -27,7 +29,7 @@ pub mod view;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Router, middleware,
     routing::{get, post},
 };
 
@@ -37,6 +39,7 @@ use crate::{
     telemetry::metrics::Exposition,
 };
 
+use desk::Desk;
 pub use listen::{Admin, Via};
 pub use renewals::note_renewals;
 
@@ -76,25 +79,28 @@ pub struct Parts {
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
 pub fn router(parts: Parts) -> Router {
+    let desk = middleware::from_fn_with_state(Desk::default(), desk::aside);
     let csds = csds::service(parts.sight.streams.clone());
     let sight = Router::new()
         .route("/", get(page::page))
-        .route("/debug/revision", get(page::news))
         .route("/debug/sources", get(debug::sources))
         .route("/debug/identities", get(debug::identities))
         .route("/debug/trust", get(debug::trust))
         .route("/debug/clients", get(debug::clients))
         .route("/debug/config", get(debug::config))
         .route("/debug/events", get(debug::events))
+        .route_layer(desk.clone())
+        .route("/debug/revision", get(page::news))
         .route("/actions/resend", post(actions::resend))
         .route("/actions/refresh-tokens", post(actions::refresh_tokens))
         .route("/actions/log-level", post(actions::log_level))
         .with_state(parts.sight.clone());
     Router::new()
+        .route("/metrics", get(probes::metrics))
+        .route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{method}", csds)
+        .route_layer(desk)
         .route("/live", get(probes::live))
         .route("/ready", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
         .with_state(parts)
         .merge(sight)
-        .route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{method}", csds)
 }

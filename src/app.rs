@@ -28,7 +28,7 @@ use crate::{
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
-        metrics::{self, Exposition},
+        metrics::{self, Exposition, HttpMetrics, MissedEvents, Outcomes},
         traces::{TraceError, Traces},
     },
 };
@@ -79,6 +79,9 @@ pub struct App {
     logs: Option<logs::Control>,
     configuration: Shown,
     traces: Traces,
+    http: HttpMetrics,
+    reloads: Outcomes,
+    missed: MissedEvents,
 }
 
 impl App {
@@ -101,6 +104,8 @@ impl App {
         let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
         let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
         let admin = Admin::bind_handed(config.admin().clone(), handed).await?;
+        let http = HttpMetrics::default();
+        let (bundles, admin) = (bundles.with_metrics(http.clone()), admin.with_metrics(http.clone()));
         handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
@@ -134,6 +139,9 @@ impl App {
             logs: None,
             configuration: Shown::default(),
             traces,
+            http,
+            reloads: standing::metrics(),
+            missed: MissedEvents::default(),
         })
     }
 
@@ -147,7 +155,8 @@ impl App {
     /// What applies new configurations while the program runs; `sources` are those that it was bound with.
     #[must_use]
     pub fn reload(&self, sources: Sources) -> Reload {
-        let standing = Standing::new(self.configuration.clone(), self.server.journal().clone(), &sources);
+        let (shown, journal) = (self.configuration.clone(), self.server.journal().clone());
+        let standing = Standing::new(shown, journal, self.reloads.clone(), &sources);
         Reload::new(sources, self.server.steering(), self.logs.clone(), self.notifier.clone(), standing)
     }
 
@@ -185,6 +194,11 @@ impl App {
             identities: self.store.watch(&Workload::Own),
             tokens: self.store.watch_jwt(&Workload::Own),
             readiness: self.readiness().clone(),
+            callbacks: self.hooks.metrics().clone(),
+            outputs: self.outputs.metrics().clone(),
+            reloads: self.reloads.clone(),
+            http: self.http.clone(),
+            missed: self.missed.clone(),
             queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
         };
         parts.exposition()

@@ -23,7 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::source::backoff;
+use crate::{source::backoff, telemetry::metrics::Outcomes};
+use event::Outlet;
 use plan::Rules;
 
 /// One callback.
@@ -97,7 +98,7 @@ enum ActionError {
 #[derive(Debug)]
 pub struct Hooks {
     configs: Vec<Config>,
-    events: broadcast::Sender<HookEvent>,
+    outlet: Outlet,
 }
 
 /// A subscriber that lags by more results than this misses the oldest.
@@ -109,13 +110,23 @@ impl Hooks {
     /// Callbacks that do nothing until they [run](Self::run).
     #[must_use]
     pub fn new(configs: Vec<Config>) -> Self {
-        Self { configs, events: broadcast::Sender::new(EVENTS_KEPT) }
+        let outlet = Outlet { events: broadcast::Sender::new(EVENTS_KEPT), metrics: Outcomes::by("hook") };
+        for config in &configs {
+            outlet.metrics.begin(&config.name, &HookEvent::RESULTS);
+        }
+        Self { configs, outlet }
     }
 
     /// What becomes of callbacks from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<HookEvent> {
-        self.events.subscribe()
+        self.outlet.events.subscribe()
+    }
+
+    /// What is counted about callbacks.
+    #[must_use]
+    pub fn metrics(&self) -> &Outcomes {
+        &self.outlet.metrics
     }
 
     /// Tells every callback what it wants to know of `notices`, until `stop` or the end of the notices. Programs that run
@@ -126,7 +137,7 @@ impl Hooks {
         for config in self.configs {
             let (inbox, notices) = mpsc::channel(INBOX);
             inboxes.push((config.name.clone(), config.events.clone(), inbox));
-            workers.spawn(worker::run(config, notices, self.events.clone(), stop.clone()));
+            workers.spawn(worker::run(config, notices, self.outlet.clone(), stop.clone()));
         }
         loop {
             let notice = tokio::select! {
@@ -138,7 +149,7 @@ impl Hooks {
             let Some(notice) = notice.map(Arc::new) else { break };
             for (name, events, inbox) in &inboxes {
                 if events.contains(notice.event) && inbox.try_send(notice.clone()).is_err() {
-                    event::report(&self.events, HookEvent::Dropped { hook: name.as_str().into(), count: 1 });
+                    self.outlet.report(HookEvent::Dropped { hook: name.as_str().into(), count: 1 });
                 }
             }
         }

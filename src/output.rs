@@ -28,8 +28,9 @@ use crate::{
     detached,
     identity::{Availability, Hint, JwtRequest, JwtSnapshot, SpiffeId},
     source::backoff::{self, Backoff},
-    telemetry::logs,
+    telemetry::{logs, metrics::Outcomes},
 };
+use event::Outlet;
 use generation::Written;
 use render::Described;
 
@@ -114,7 +115,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Outputs {
     configs: Vec<Config>,
-    events: broadcast::Sender<OutputEvent>,
+    outlet: Outlet,
 }
 
 /// A subscriber that lags by more events than this misses the oldest.
@@ -126,13 +127,23 @@ impl Outputs {
     /// Outputs that do nothing until they [run](Self::run).
     #[must_use]
     pub fn new(configs: Vec<Config>) -> Self {
-        Self { configs, events: broadcast::Sender::new(EVENTS_KEPT) }
+        let outlet = Outlet { events: broadcast::Sender::new(EVENTS_KEPT), metrics: Outcomes::by("directory") };
+        for config in &configs {
+            outlet.metrics.begin(&config.directory.to_string_lossy(), &OutputEvent::RESULTS);
+        }
+        Self { configs, outlet }
     }
 
     /// What becomes of files from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<OutputEvent> {
-        self.events.subscribe()
+        self.outlet.events.subscribe()
+    }
+
+    /// What is counted about files.
+    #[must_use]
+    pub fn metrics(&self) -> &Outcomes {
+        &self.outlet.metrics
     }
 
     /// Keeps every directory like the store, until `stop`.
@@ -144,7 +155,7 @@ impl Outputs {
     ) {
         let mut tasks = JoinSet::new();
         for config in self.configs {
-            let output = Output { config: Arc::new(config), events: self.events.clone(), failed: None, failures: 0 };
+            let output = Output { config: Arc::new(config), outlet: self.outlet.clone(), failed: None, failures: 0 };
             tasks.spawn(output.run(states.clone(), tokens.clone(), stop.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
@@ -159,7 +170,7 @@ impl Outputs {
 
 struct Output {
     config: Arc<Config>,
-    events: broadcast::Sender<OutputEvent>,
+    outlet: Outlet,
     /// What went wrong last, to be told once.
     failed: Option<Arc<str>>,
     failures: u32,
@@ -216,6 +227,7 @@ impl Output {
         let written = detached::run("output", move || generation::write(&config, &files, SystemTime::now()))
             .await
             .map_err(WriteError::Thread)??;
+        self.outlet.current(&self.config.directory);
         Ok(match written {
             Written::Replaced(generation) => Some((described, generation)),
             Written::Unchanged => None,
@@ -228,7 +240,7 @@ impl Output {
         let Some((Described { spiffe_id, serial, not_after }, generation)) = written else { return };
         let directory: Arc<std::path::Path> = self.config.directory.as_path().into();
         let event = OutputEvent::Written { directory, generation: generation.into(), spiffe_id, serial, not_after };
-        event::report(&self.events, event, true);
+        self.outlet.report(event, true);
     }
 
     fn failure(&mut self, failure: &Failure) {
@@ -237,6 +249,6 @@ impl Output {
         let news = self.failed.as_ref() != Some(&error);
         self.failed = Some(error.clone());
         let directory = self.config.directory.as_path().into();
-        event::report(&self.events, OutputEvent::Failed { directory, error, failures: self.failures }, news);
+        self.outlet.report(OutputEvent::Failed { directory, error, failures: self.failures }, news);
     }
 }

@@ -20,7 +20,10 @@ use spiffe_sds::{
     },
     lifecycle::Readiness,
     source::RenewalEvent,
-    telemetry::metrics::{Mismatch, Parts, PeerClass, RolloutMetrics, SourceMetrics, StreamMetrics, Suppressed},
+    telemetry::metrics::{
+        HttpMetrics, Mismatch, MissedEvents, Outcomes, Parts, PeerClass, RolloutMetrics, SourceMetrics, StreamMetrics,
+        Suppressed,
+    },
     xds::{Service, Variant},
 };
 use tokio::sync::watch;
@@ -62,6 +65,13 @@ fn everything() -> String {
     source.active(&Arc::from("unix:///agent.sock"));
     let readiness = Readiness::default();
     let _latch = readiness.latch("identity", "not yet");
+    let outcomes = |metrics: Outcomes| {
+        metrics.begin("it", &["failed"]);
+        metrics
+    };
+    let (http, missed) = (HttpMetrics::default(), MissedEvents::default());
+    http.begin("admin");
+    missed.begin("page");
     let parts = Parts {
         streams,
         rollout,
@@ -69,6 +79,11 @@ fn everything() -> String {
         identities: watch::channel(Availability::Ready(Arc::new(snapshot()))).1,
         tokens: watch::channel(Arc::new(JwtSnapshot::default())).1,
         readiness,
+        callbacks: outcomes(Outcomes::by("hook")),
+        outputs: outcomes(Outcomes::by("directory")),
+        reloads: outcomes(Outcomes::of_one()),
+        http,
+        missed,
         queues: vec![("stream", Box::new(|| 0))],
     };
     parts.exposition().render().unwrap()

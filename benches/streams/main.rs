@@ -21,6 +21,8 @@
     reason = "a benchmark that cannot go on should stop"
 )]
 
+#[path = "../../tests/support/crowd.rs"]
+mod crowd;
 mod usual;
 
 use std::{
@@ -28,19 +30,13 @@ use std::{
     path::Path,
     process::Stdio,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use envoy_types::pb::envoy::{
-    config::core::v3::{Extension, Node},
-    service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
-};
-use h2::{RecvStream, SendStream};
-use prost::Message as _;
+use crowd::{Crowd, WINDOW};
 use spiffe_sds::{
     app::App,
     config::{Config, Flag, Sources},
@@ -52,11 +48,8 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     process::Command,
-    sync::Notify,
 };
 use tokio_util::sync::CancellationToken;
-
-const WINDOW: u32 = 16 << 20;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
@@ -126,26 +119,24 @@ async fn measure(kind: &str, streams: usize, rotations: usize, scraped: bool) ->
         .unwrap();
     let pid = server.id().unwrap();
 
-    let clients = Clients::connect(&socket).await;
-    clients.open(1).await;
+    let crowd = Crowd::connect(&socket).await;
+    crowd.open(1).await;
     let before = resident_kib(pid);
-    clients.open(streams - 1).await;
+    crowd.open(streams - 1).await;
     let stream_kib = (resident_kib(pid) - before) as f64 / (streams - 1) as f64;
 
     let scrapes = Arc::new(AtomicUsize::new(0));
     let scraper = scraped.then(|| tokio::spawn(scrape(format!("{}.admin", socket.display()), scrapes.clone())));
     let cpu = cpu_ticks(pid);
+    let mut latencies = Vec::new();
     for _ in 0..rotations {
-        clients.expect(streams);
-        issuer.rotate().unwrap();
-        clients.all.notified().await;
+        latencies.extend(crowd.told(streams, || issuer.rotate().unwrap()).await);
     }
     let cpu_ms = (cpu_ticks(pid) - cpu) as f64 * 10.0 / rotations as f64;
     if let Some(scraper) = scraper {
         scraper.abort();
     }
     server.kill().await.unwrap();
-    let mut latencies = std::mem::take(&mut *clients.latencies.lock().unwrap());
     latencies.sort_unstable();
     let quantile = |q: f64| latencies[(latencies.len() as f64 * q) as usize] as f64 / 1e3;
     Cost { stream_kib, cpu_ms, p50_ms: quantile(0.5), p99_ms: quantile(0.99), scrapes: scrapes.load(Ordering::Relaxed) }
@@ -164,102 +155,6 @@ async fn scrape(socket: String, count: Arc<AtomicUsize>) {
         assert!(answer.ends_with(b"# EOF\n"), "cut off");
         count.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Many streams of one client on one connection.
-struct Clients {
-    sender: h2::client::SendRequest<Bytes>,
-    epoch: Instant,
-    /// When the messages that are awaited were caused, in microseconds since the epoch.
-    caused: AtomicU64,
-    missing: AtomicUsize,
-    all: Notify,
-    latencies: Mutex<Vec<u64>>,
-}
-
-impl Clients {
-    async fn connect(socket: &Path) -> Arc<Self> {
-        let begun = Instant::now();
-        let io = loop {
-            match UnixStream::connect(socket).await {
-                Ok(io) => break io,
-                Err(error) if begun.elapsed() > Duration::from_secs(30) => panic!("no server: {error}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        };
-        let mut builder = h2::client::Builder::new();
-        builder.initial_connection_window_size(WINDOW).initial_max_send_streams(100_000);
-        let (sender, connection) = builder.handshake(io).await.unwrap();
-        tokio::spawn(connection);
-        Arc::new(Self {
-            sender,
-            epoch: Instant::now(),
-            caused: AtomicU64::new(0),
-            missing: AtomicUsize::new(0),
-            all: Notify::new(),
-            latencies: Mutex::default(),
-        })
-    }
-
-    fn expect(&self, messages: usize) {
-        self.missing.store(messages, Ordering::SeqCst);
-        self.caused.store(self.epoch.elapsed().as_micros() as u64, Ordering::SeqCst);
-    }
-
-    /// Opens streams and waits until each has its first answer.
-    async fn open(self: &Arc<Self>, count: usize) {
-        self.expect(count);
-        let extension = Extension { name: "x".repeat(110), ..Default::default() };
-        let node = Node { id: "bench".into(), extensions: vec![extension; 516], ..Default::default() };
-        let first = DiscoveryRequest { node: Some(node), resource_names: vec!["default".into()], ..Default::default() };
-        let first = framed(&first);
-        for _ in 0..count {
-            let mut sender = self.sender.clone().ready().await.unwrap();
-            let uri = "http://localhost/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
-            let call = http::Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-            let (response, mut requests) = sender.send_request(call.body(()).unwrap(), false).unwrap();
-            requests.send_data(first.clone(), false).unwrap();
-            let clients = self.clone();
-            tokio::spawn(async move { clients.read(response.await.unwrap().into_body(), requests).await });
-        }
-        self.all.notified().await;
-        self.latencies.lock().unwrap().clear();
-    }
-
-    async fn read(&self, mut responses: RecvStream, mut requests: SendStream<Bytes>) {
-        let mut buffer = BytesMut::new();
-        while let Some(Ok(data)) = responses.data().await {
-            let _ = responses.flow_control().release_capacity(data.len());
-            buffer.extend_from_slice(&data);
-            while let Some(length) = buffer.get(1..5).map(|it| u32::from_be_bytes(it.try_into().unwrap()) as usize) {
-                if buffer.len() < 5 + length {
-                    break;
-                }
-                let message = buffer.split_to(5 + length);
-                let response = DiscoveryResponse::decode(&message[5..]).unwrap();
-                let ack = DiscoveryRequest {
-                    version_info: response.version_info,
-                    response_nonce: response.nonce,
-                    resource_names: vec!["default".into()],
-                    ..Default::default()
-                };
-                let _ = requests.send_data(framed(&ack), false);
-                let latency = self.epoch.elapsed().as_micros() as u64 - self.caused.load(Ordering::SeqCst);
-                self.latencies.lock().unwrap().push(latency);
-                if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-                    self.all.notify_one();
-                }
-            }
-        }
-    }
-}
-
-fn framed(message: &impl prost::Message) -> Bytes {
-    let body = message.encode_to_vec();
-    let mut frame = vec![0];
-    frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
-    frame.extend(body);
-    frame.into()
 }
 
 fn resident_kib(pid: u32) -> i64 {

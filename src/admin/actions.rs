@@ -119,7 +119,7 @@ pub(super) async fn log_level(
 impl Sight {
     fn audit(&self, peer: Peer, action: &'static str, subject: &str, detail: &str) {
         tracing::info!(event = action, %peer, subject, detail, "an operator acted");
-        self.journal.note(Weight::Notice, action, &subject, &detail, &peer);
+        self.journal.note(Weight::Notice, action, subject, detail, &peer);
     }
 }
 

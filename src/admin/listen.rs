@@ -17,13 +17,15 @@ use crate::{
     server::{
         self, Bound, ListenError, Peer,
         accept::{Io, Serve, accept},
-        http::Patience,
+        http::{Meter, Patience},
         listen::Socket,
     },
     systemd::Handed,
+    telemetry::metrics::HttpMetrics,
 };
 
-/// Concurrent connections; the next one waits in the kernel.
+/// Concurrent connections of one listener; the next one waits in the kernel. Each listener has its own places, so that
+/// whoever reaches the TCP port cannot keep probes away from the Unix socket.
 const CONNECTIONS: usize = 64;
 /// Bytes of a request's body.
 const BODY: usize = 64 << 10;
@@ -35,6 +37,8 @@ const PATIENCE: Patience = Patience {
     grace: Duration::from_secs(1),
     head: Some(Duration::from_secs(30)),
 };
+/// The same for who comes when half of the places are taken: nobody keeps others waiting by saying nothing, or slowly.
+const HURRY: Patience = Patience { first: Duration::from_secs(1), head: Some(Duration::from_secs(1)), ..PATIENCE };
 
 /// How a request reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,7 @@ pub enum Via {
 pub struct Admin {
     config: Config,
     sockets: Vec<Socket>,
+    metrics: HttpMetrics,
 }
 
 impl Admin {
@@ -84,7 +89,14 @@ impl Admin {
                 }
             }
         }
-        Ok(Self { config, sockets })
+        Ok(Self { config, sockets, metrics: HttpMetrics::default() })
+    }
+
+    /// Counts with these.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: HttpMetrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Where it really listens.
@@ -106,11 +118,13 @@ impl Admin {
         let hosts = Arc::new(Hosts { names: self.config.hosts, any_address: self.config.allow_public });
         let router =
             router.layer(DefaultBodyLimit::max(BODY)).layer(middleware::from_fn_with_state(hosts, guard::guard));
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let meter = Meter::new(self.metrics, "admin");
         let mut tasks = JoinSet::new();
         for socket in self.sockets {
-            let visitors = Visitors { router: router.clone(), drain: stop.clone() };
-            tasks.spawn(accept(socket, visitors, slots.clone(), stop.clone()));
+            let (router, meter) = (router.clone(), meter.clone());
+            let slots = Arc::new(Semaphore::new(CONNECTIONS));
+            let visitors = Visitors { router, meter, slots: slots.clone(), drain: stop.clone() };
+            tasks.spawn(accept(socket, visitors, slots, stop.clone()));
         }
         lifecycle::together(tasks, &stop).await
     }
@@ -119,6 +133,9 @@ impl Admin {
 /// Serves operators and monitoring.
 struct Visitors {
     router: Router,
+    meter: Meter,
+    /// Places for connections.
+    slots: Arc<Semaphore>,
     drain: CancellationToken,
 }
 
@@ -133,7 +150,9 @@ impl Serve for Visitors {
             request.extensions_mut().insert(via);
             request
         });
-        server::http::serve(io, peer, TowerToHyperService::new(service), PATIENCE, self.drain.clone())
+        let patience = if self.slots.available_permits() < CONNECTIONS / 2 { HURRY } else { PATIENCE };
+        let (service, meter, drain) = (TowerToHyperService::new(service), self.meter.clone(), self.drain.clone());
+        server::http::serve(io, peer, service, patience, meter, drain)
     }
 
     fn drain_deadline(&self) -> Duration {

@@ -18,7 +18,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::{
     debug::{Params, Refused},
@@ -33,6 +33,8 @@ const NAMES: usize = 12;
 const CARDS: usize = 24;
 /// Events on the page.
 const EVENTS: usize = 40;
+/// How often it is looked for news meanwhile: streams, which make most of it, wake nobody.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a browser waits for news before it is told that there is none; less than the guard's patience.
 const NEWS: Duration = Duration::from_secs(8);
 
@@ -74,7 +76,7 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
     let query = params.streams(STREAMS)?;
     let now = SystemTime::now();
     // Before anything is read: what changes meanwhile is news.
-    let revision = *sight.journal.revision().borrow();
+    let revision = sight.journal.revision();
     let clients = sight.clients(&query);
     let (state, tokens) = (sight.identities.borrow().clone(), sight.tokens.borrow().clone());
     let pages = Pages::new(&params, &clients, query.limit.max(1));
@@ -120,10 +122,13 @@ pub(super) struct Seen {
 
 /// Waits for news, a few seconds at most.
 pub(super) async fn news(State(sight): State<Arc<Sight>>, Query(seen): Query<Seen>) -> Json<Value> {
-    let mut revision = sight.journal.revision();
-    let _ = timeout(NEWS, revision.wait_for(|revision| *revision != seen.after)).await;
-    let revision = *revision.borrow();
-    Json(json!({ "revision": revision }))
+    let news = async {
+        while sight.journal.revision() == seen.after {
+            sleep(LOOK).await;
+        }
+    };
+    let _ = timeout(NEWS, news).await;
+    Json(json!({ "revision": sight.journal.revision() }))
 }
 
 impl Pages {

@@ -6,11 +6,23 @@ use tokio_util::sync::CancellationToken;
 use super::view;
 use crate::{
     source::RenewalEvent,
-    telemetry::journal::{Journal, Weight},
+    telemetry::{
+        journal::{Journal, Weight},
+        metrics::MissedEvents,
+    },
 };
 
+/// What metrics call this listener.
+const LISTENER: &str = "page";
+
 /// Notes every outcome of renewal until `stop`.
-pub async fn note_renewals(mut events: broadcast::Receiver<RenewalEvent>, journal: Journal, stop: CancellationToken) {
+pub async fn note_renewals(
+    mut events: broadcast::Receiver<RenewalEvent>,
+    journal: Journal,
+    missed: MissedEvents,
+    stop: CancellationToken,
+) {
+    missed.begin(LISTENER);
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
@@ -19,7 +31,7 @@ pub async fn note_renewals(mut events: broadcast::Receiver<RenewalEvent>, journa
         match event {
             Ok(event) => note(&event, &journal),
             // The newest are still to come.
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Lagged(count)) => missed.missed(LISTENER, count),
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }

@@ -150,9 +150,9 @@ impl From<Entry> for Event {
             count: entry.count,
             weight: entry.weight.as_str().to_owned(),
             event: entry.kind.to_owned(),
-            subject: entry.subject,
-            detail: entry.detail,
-            who: entry.who,
+            subject: entry.subject.to_string(),
+            detail: entry.detail.to_string(),
+            who: entry.who.to_string(),
         }
     }
 }

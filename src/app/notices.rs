@@ -12,19 +12,25 @@ use crate::{
     identity::{JwtRequest, JwtSubject, SpiffeId},
     output::OutputEvent,
     source::{ErrorKind, RenewalEvent},
+    telemetry::metrics::MissedEvents,
 };
+
+/// What metrics call this listener.
+const LISTENER: &str = "callbacks";
 
 /// Hands every event on to callbacks, until nothing can happen any more or nobody listens.
 pub(super) async fn forward(
     mut renewals: broadcast::Receiver<RenewalEvent>,
     mut outputs: broadcast::Receiver<OutputEvent>,
     notices: mpsc::Sender<Notice>,
+    missed: MissedEvents,
 ) {
+    missed.begin(LISTENER);
     let mut sources = (true, true);
     while sources != (false, false) {
         let notice = tokio::select! {
-            event = renewals.recv(), if sources.0 => received(event, of_renewal, &mut sources.0),
-            event = outputs.recv(), if sources.1 => received(event, of_output, &mut sources.1),
+            event = renewals.recv(), if sources.0 => received(event, of_renewal, &mut sources.0, &missed),
+            event = outputs.recv(), if sources.1 => received(event, of_output, &mut sources.1, &missed),
         };
         if let Some(notice) = notice
             && notices.send(notice).await.is_err()
@@ -34,11 +40,17 @@ pub(super) async fn forward(
     }
 }
 
-fn received<E>(event: Result<E, RecvError>, notice: impl Fn(&E) -> Notice, open: &mut bool) -> Option<Notice> {
+fn received<E>(
+    event: Result<E, RecvError>,
+    notice: impl Fn(&E) -> Notice,
+    open: &mut bool,
+    missed: &MissedEvents,
+) -> Option<Notice> {
     match event {
         Ok(event) => return Some(notice(&event)),
         Err(RecvError::Lagged(count)) => {
-            tracing::warn!(count, "events came faster than callbacks take them, the oldest are lost")
+            missed.missed(LISTENER, count);
+            tracing::warn!(count, "events came faster than callbacks take them, the oldest are lost");
         }
         Err(RecvError::Closed) => *open = false,
     }
@@ -147,7 +159,8 @@ mod tests {
     async fn events_of_both_kinds_arrive_until_nothing_can_happen() {
         let (renewals, outputs) = (broadcast::Sender::new(8), broadcast::Sender::new(8));
         let (sender, mut notices) = mpsc::channel(8);
-        let forwarding = tokio::spawn(forward(renewals.subscribe(), outputs.subscribe(), sender));
+        let forwarding =
+            tokio::spawn(forward(renewals.subscribe(), outputs.subscribe(), sender, MissedEvents::default()));
         renewals.send(RenewalEvent::Withdrawn { reason: "gone".into() }).unwrap();
         assert_eq!(notices.recv().await.unwrap().reason.as_deref(), Some("gone"));
         let directory = std::path::Path::new("/out").into();

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::standing::Standing;
 use crate::{
     config::{self, Change, Config, File, Problems, Sources},
+    detached,
     server::Steering,
     systemd::Notifier,
     telemetry::logs,
@@ -100,7 +101,7 @@ impl Reload {
     /// Reloads on SIGHUP and on changes of the file until `stop`.
     ///
     /// # Errors
-    /// When the operating system does not let signals be watched.
+    /// When the operating system does not let signals be watched, or has no thread for a reload.
     pub async fn run(mut self, stop: CancellationToken) -> io::Result<()> {
         let mut hangups = signal(SignalKind::hangup())?;
         let (notices, mut changes) = mpsc::channel(1);
@@ -109,15 +110,24 @@ impl Reload {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = hangups.recv() => self.reload(true),
+                _ = hangups.recv() => self = self.reload_aside(true).await?,
                 Some(()) = changes.recv() => {
                     sleep(SETTLE).await;
                     // Whatever came meanwhile is read with it.
                     let _ = changes.try_recv();
-                    self.reload(false);
+                    self = self.reload_aside(false).await?;
                 }
             }
         }
+    }
+
+    /// Reading a file may take for ever, and understanding it takes a while: neither on a thread that serves proxies.
+    async fn reload_aside(mut self, asked: bool) -> io::Result<Self> {
+        detached::run("reload", move || {
+            self.reload(asked);
+            self
+        })
+        .await
     }
 
     /// One reload, told to systemd and the log. A change in the directory that left the file as it was is none.

@@ -49,7 +49,7 @@ impl App {
         let mut beside = self.watchers(&stop);
         // Subscribed to before the first event can happen.
         let (notices, planned) = mpsc::channel(NOTICES);
-        let notices = notices::forward(self.supervisor.events(), self.outputs.events(), notices);
+        let notices = notices::forward(self.supervisor.events(), self.outputs.events(), notices, self.missed.clone());
         beside.spawn(guarded(&stop, until(stop.clone(), notices)));
         beside.spawn(guarded(&stop, self.hooks.run(planned, stop.clone())));
         beside.spawn(guarded(&stop, self.outputs.run(states.clone(), keys.clone(), stop.clone())));
@@ -102,7 +102,7 @@ impl App {
         watchers.spawn(guarded(stop, service.accompany(stop.clone())));
         watchers.spawn(guarded(stop, first_contact(self.source(), self.readiness().clone(), stop.clone())));
         let journal = self.server.journal().clone();
-        watchers.spawn(guarded(stop, note_renewals(self.renewals(), journal, stop.clone())));
+        watchers.spawn(guarded(stop, note_renewals(self.renewals(), journal, self.missed.clone(), stop.clone())));
         watchers
     }
 }

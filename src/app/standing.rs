@@ -11,29 +11,40 @@ use crate::{
     telemetry::{
         journal::{Journal, Weight},
         logs::chain,
+        metrics::Outcomes,
     },
 };
 
 /// What the pages show; none until somebody has said what the program was made of.
 pub(super) type Shown = watch::Sender<Option<Arc<Configuration>>>;
 
-/// Tells the pages and the journal.
+/// What is counted about reloads.
+pub(super) fn metrics() -> Outcomes {
+    let metrics = Outcomes::of_one();
+    metrics.begin("", &["applied", "refused"]);
+    metrics
+}
+
+/// Tells the pages, the journal and the metrics.
 pub(super) struct Standing {
     shown: Shown,
     journal: Journal,
+    metrics: Outcomes,
     started: SystemTime,
 }
 
 impl Standing {
     /// The program was started with `sources`.
-    pub(super) fn new(shown: Shown, journal: Journal, sources: &Sources) -> Self {
-        let standing = Self { shown, journal, started: SystemTime::now() };
+    pub(super) fn new(shown: Shown, journal: Journal, metrics: Outcomes, sources: &Sources) -> Self {
+        let standing = Self { shown, journal, metrics, started: SystemTime::now() };
         standing.show(sources, sources, None);
         standing
     }
 
     /// It was read again, and what is `live` has changed to `current`.
     pub(super) fn applied(&self, started: &Sources, current: &Sources, changes: &[config::Change]) {
+        self.metrics.count("", "applied", 1);
+        self.metrics.good("", SystemTime::now());
         let (live, waiting): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.live);
         let reload = Reloaded {
             at: view::seconds(SystemTime::now()),
@@ -43,11 +54,12 @@ impl Standing {
         };
         self.show(started, current, Some(reload));
         let detail = format!("{} applied, {} waiting for a restart", live.len(), waiting.len());
-        self.journal.note(Weight::Notice, "configuration_reloaded", &"", &detail, &"");
+        self.journal.note(Weight::Notice, "configuration_reloaded", "", &detail, &"");
     }
 
     /// It was read again, and is wrong.
     pub(super) fn refused(&self, error: &ReloadError) {
+        self.metrics.count("", "refused", 1);
         let problems = match error {
             ReloadError::Invalid(problems) => problems.iter().map(shown).collect(),
             ReloadError::Read(error) => vec![chain(error)],
@@ -59,7 +71,7 @@ impl Standing {
             now.last_reload = Some(Reloaded { at, applied: false, changes: Vec::new(), problems });
             *configuration = Some(Arc::new(now));
         });
-        self.journal.note(Weight::Problem, "configuration_refused", &"", &detail, &"");
+        self.journal.note(Weight::Problem, "configuration_refused", "", &detail, &"");
     }
 
     fn show(&self, started: &Sources, current: &Sources, last_reload: Option<Reloaded>) {

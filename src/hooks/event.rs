@@ -1,8 +1,13 @@
 //! What becomes of callbacks, as typed events and log lines.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::broadcast;
+
+use crate::telemetry::metrics::Outcomes;
 
 /// One outcome of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,9 @@ pub enum HookEvent {
 }
 
 impl HookEvent {
+    /// Every value of the metrics' label `result`: an attempt that worked, one that is followed by another, the last one of
+    /// an event, and an event that had none.
+    pub(super) const RESULTS: [&'static str; 4] = ["succeeded", "retried", "failed", "dropped"];
     /// Every name that [`HookEvent::name`] returns, and so every value of the log field `event`.
     pub const NAMES: [&'static str; 3] = ["callback_succeeded", "callback_failed", "callback_dropped"];
 
@@ -57,10 +65,33 @@ impl HookEvent {
     }
 }
 
-/// Hands an outcome to subscribers and to the log.
-pub(super) fn report(events: &broadcast::Sender<HookEvent>, event: HookEvent) {
+/// Where outcomes go: subscribers, the log and the metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet {
+    pub(super) events: broadcast::Sender<HookEvent>,
+    pub(super) metrics: Outcomes,
+}
+
+impl Outlet {
+    pub(super) fn report(&self, event: HookEvent) {
+        log(&event);
+        match &event {
+            HookEvent::Succeeded { hook, .. } => {
+                self.metrics.count(hook, "succeeded", 1);
+                self.metrics.good(hook, SystemTime::now());
+            }
+            HookEvent::Failed { hook, retry_in: Some(_), .. } => self.metrics.count(hook, "retried", 1),
+            HookEvent::Failed { hook, retry_in: None, .. } => self.metrics.count(hook, "failed", 1),
+            HookEvent::Dropped { hook, count } => self.metrics.count(hook, "dropped", u64::from(*count)),
+        }
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+}
+
+fn log(event: &HookEvent) {
     let name = event.name();
-    match &event {
+    match event {
         HookEvent::Succeeded { hook, on, attempt, took } => {
             let took_ms = took.as_millis() as u64;
             tracing::info!(event = name, %hook, on, attempt, took_ms, "callback done");
@@ -81,6 +112,4 @@ pub(super) fn report(events: &broadcast::Sender<HookEvent>, event: HookEvent) {
             tracing::warn!(event = name, %hook, count, "too many events for the callback, the oldest are dropped");
         }
     }
-    // Nobody listening is fine.
-    let _ = events.send(event);
 }

@@ -6,14 +6,16 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Action, ActionError, Config, HookEvent, event, exec,
+    Action, ActionError, Config, HookEvent,
+    event::Outlet,
+    exec,
     notice::Shared,
     plan::{Plan, Run, Verdict},
     signal, webhook,
@@ -25,7 +27,7 @@ struct Worker {
     hook: Arc<str>,
     plan: Plan,
     attempts: JoinSet<Done>,
-    events: broadcast::Sender<HookEvent>,
+    outlet: Outlet,
     stop: CancellationToken,
 }
 
@@ -37,18 +39,13 @@ struct Done {
 }
 
 /// Serves one callback until `stop` or the end of `notices`; then ends the programs that run.
-pub(super) async fn run(
-    config: Config,
-    mut notices: mpsc::Receiver<Shared>,
-    events: broadcast::Sender<HookEvent>,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(config: Config, mut notices: mpsc::Receiver<Shared>, outlet: Outlet, stop: CancellationToken) {
     let mut worker = Worker {
         hook: config.name.as_str().into(),
         plan: Plan::new(config.rules(), fastrand::Rng::new()),
         config: Arc::new(config),
         attempts: JoinSet::new(),
-        events,
+        outlet,
         // Attempts hear of both ends.
         stop: stop.child_token(),
     };
@@ -81,7 +78,7 @@ impl Worker {
         let dropped = self.plan.offer(notice);
         // For a program only the newest counts: that older ones go is how it shall be.
         if dropped > 0 && matches!(self.config.action, Action::Webhook(_)) {
-            event::report(&self.events, HookEvent::Dropped { hook: self.hook.clone(), count: dropped });
+            self.outlet.report(HookEvent::Dropped { hook: self.hook.clone(), count: dropped });
         } else if dropped > 0 {
             tracing::debug!(hook = %self.hook, "a newer event takes the place of one that waits");
         }
@@ -121,7 +118,7 @@ impl Worker {
                 HookEvent::Failed { hook, on, attempt, error: logs::chain(&error).into(), retry_in }
             }
         };
-        event::report(&self.events, outcome);
+        self.outlet.report(outcome);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::SystemTime};
 
 use tokio::sync::broadcast;
 
-use crate::identity::SpiffeId;
+use crate::{identity::SpiffeId, telemetry::metrics::Outcomes};
 
 /// One outcome of an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum OutputEvent {
 }
 
 impl OutputEvent {
+    /// Every value of the metrics' label `result`.
+    pub(super) const RESULTS: [&'static str; 2] = ["written", "failed"];
     /// Every name that [`OutputEvent::name`] returns, and so every value of the log field `event`.
     pub const NAMES: [&'static str; 2] = ["output_written", "output_failed"];
 
@@ -48,10 +50,34 @@ impl OutputEvent {
     }
 }
 
-/// Hands an outcome to subscribers and to the log. A failure that repeats is no `news`.
-pub(super) fn report(events: &broadcast::Sender<OutputEvent>, event: OutputEvent, news: bool) {
+/// Where outcomes go: subscribers, the log and the metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet {
+    pub(super) events: broadcast::Sender<OutputEvent>,
+    pub(super) metrics: Outcomes,
+}
+
+impl Outlet {
+    /// A failure that repeats is no `news`.
+    pub(super) fn report(&self, event: OutputEvent, news: bool) {
+        log(&event, news);
+        match &event {
+            OutputEvent::Written { directory, .. } => self.metrics.count(&directory.to_string_lossy(), "written", 1),
+            OutputEvent::Failed { directory, .. } => self.metrics.count(&directory.to_string_lossy(), "failed", 1),
+        }
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    /// The files of this directory are what they should be.
+    pub(super) fn current(&self, directory: &Path) {
+        self.metrics.good(&directory.to_string_lossy(), SystemTime::now());
+    }
+}
+
+fn log(event: &OutputEvent, news: bool) {
     let name = event.name();
-    match &event {
+    match event {
         OutputEvent::Written { directory, generation, spiffe_id, serial, .. } => {
             let spiffe_id = spiffe_id.as_ref().map(ToString::to_string);
             let (directory, serial) = (directory.display(), serial.as_deref());
@@ -66,6 +92,4 @@ pub(super) fn report(events: &broadcast::Sender<OutputEvent>, event: OutputEvent
             }
         }
     }
-    // Nobody listening is fine.
-    let _ = events.send(event);
 }

@@ -28,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     accept::accept,
+    http::Meter,
     listen::{self, Bound, ListenError, Socket},
 };
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{self, PartError},
     systemd::Handed,
+    telemetry::metrics::HttpMetrics,
 };
 use connection::Verifiers;
 use pages::{Known, Pages, Renderer};
@@ -65,6 +67,7 @@ pub struct BundleEndpoint {
     config: Config,
     drain_deadline: Duration,
     sockets: Vec<Socket>,
+    metrics: HttpMetrics,
 }
 
 impl BundleEndpoint {
@@ -85,7 +88,14 @@ impl BundleEndpoint {
         for listener in &config.listeners {
             sockets.push(Socket::open(listener, handed).await?);
         }
-        Ok(Self { config, drain_deadline, sockets })
+        Ok(Self { config, drain_deadline, sockets, metrics: HttpMetrics::default() })
+    }
+
+    /// Counts with these.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: HttpMetrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Where the listeners really listen, in the configuration's order.
@@ -112,11 +122,13 @@ impl BundleEndpoint {
         let stop = stop.child_token();
         let (publish, pages) = watch::channel(Arc::new(Pages::default()));
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let meter = Meter::new(self.metrics, "bundles");
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Renderer::new(self.config.refresh_hint), x509, jwt, publish, stop.clone()));
         for socket in self.sockets {
             let (pages, slots, drain) = (pages.clone(), slots.clone(), stop.clone());
-            let verifiers = Verifiers { pages, drain: drain.clone(), drain_deadline: self.drain_deadline };
+            let (meter, deadline) = (meter.clone(), self.drain_deadline);
+            let verifiers = Verifiers { pages, meter, drain: drain.clone(), drain_deadline: deadline };
             tasks.spawn(accept(socket, verifiers, slots, drain));
         }
         lifecycle::together(tasks, &stop).await

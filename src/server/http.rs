@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{accept::Io, peer::Peer};
+use crate::telemetry::metrics::HttpMetrics;
 
 /// Bytes of a request's head.
 const HEAD: usize = 16 << 10;
@@ -43,9 +44,38 @@ pub(crate) struct Patience {
     pub(crate) head: Option<Duration>,
 }
 
+/// What is counted of one endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    metrics: HttpMetrics,
+    endpoint: &'static str,
+}
+
+impl Meter {
+    /// Counts that begin at zero.
+    pub(crate) fn new(metrics: HttpMetrics, endpoint: &'static str) -> Self {
+        metrics.begin(endpoint);
+        Self { metrics, endpoint }
+    }
+
+    fn answered(&self, status: u16) {
+        self.metrics.answered(self.endpoint, status);
+    }
+
+    fn broken(&self) {
+        self.metrics.broken(self.endpoint);
+    }
+}
+
 /// Serves one connection until it ends, has been silent for too long, or `drain`.
-pub(crate) async fn serve<S, B>(io: Io, peer: Peer, service: S, patience: Patience, drain: CancellationToken)
-where
+pub(crate) async fn serve<S, B>(
+    io: Io,
+    peer: Peer,
+    service: S,
+    patience: Patience,
+    meter: Meter,
+    drain: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -54,12 +84,12 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     match io {
-        Io::Unix(stream) => speak(stream, peer, service, patience, drain).await,
-        Io::Tcp(stream) => speak(stream, peer, service, patience, drain).await,
+        Io::Unix(stream) => speak(stream, peer, service, patience, meter, drain).await,
+        Io::Tcp(stream) => speak(stream, peer, service, patience, meter, drain).await,
     }
 }
 
-async fn speak<I, S, B>(io: I, peer: Peer, service: S, patience: Patience, drain: CancellationToken)
+async fn speak<I, S, B>(io: I, peer: Peer, service: S, patience: Patience, meter: Meter, drain: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -71,33 +101,44 @@ where
 {
     let asked = Arc::new(Notify::new());
     let service = service_fn({
-        let asked = asked.clone();
+        let (asked, meter) = (asked.clone(), meter.clone());
         move |request| {
             asked.notify_one();
-            service.call(request)
+            let (answer, meter) = (service.call(request), meter.clone());
+            async move {
+                let answer = answer.await?;
+                meter.answered(answer.status().as_u16());
+                Ok::<_, S::Error>(answer)
+            }
         }
     });
     let builder = builder(patience.head);
     let connection = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let mut limit = patience.first;
+    let (mut limit, mut said) = (patience.first, false);
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return finished(peer, ended),
+            ended = connection.as_mut() => return finished(peer, ended, &meter),
             () = drain.cancelled() => break,
-            () = asked.notified() => limit = patience.idle,
-            () = sleep(limit) => break,
+            () = asked.notified() => (limit, said) = (patience.idle, true),
+            () = sleep(limit) => {
+                if !said {
+                    meter.broken();
+                }
+                break;
+            }
         }
     }
     connection.as_mut().graceful_shutdown();
     match timeout(patience.grace, connection).await {
-        Ok(ended) => finished(peer, ended),
+        Ok(ended) => finished(peer, ended, &meter),
         Err(_) => tracing::debug!(%peer, "connection closed, its last answer was not read"),
     }
 }
 
-fn finished(peer: Peer, ended: Result<(), Box<dyn Error + Send + Sync>>) {
+fn finished(peer: Peer, ended: Result<(), Box<dyn Error + Send + Sync>>, meter: &Meter) {
     if let Err(error) = ended {
+        meter.broken();
         tracing::debug!(%peer, error, "connection ended");
     }
 }

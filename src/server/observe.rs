@@ -187,7 +187,7 @@ impl StreamObserver {
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
-            self.note(Weight::Routine, "stream_opened", &"", &"");
+            self.note(Weight::Routine, "stream_opened", "", "");
             self.emit(|client| StreamEvent::Opened { client });
         }
         if heard.resent {
@@ -199,7 +199,7 @@ impl StreamObserver {
                 let _push = self.trail.answered(name, version, Verdict::Acked).entered();
                 self.meter.acked(*latency);
                 self.seat.acked(name, version);
-                self.note(Weight::Routine, "resource_acked", name, version);
+                self.note(Weight::Routine, "resource_acked", name.as_str(), version.as_str());
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");
                 self.emit(|client| StreamEvent::Acked {
                     client,
@@ -214,7 +214,7 @@ impl StreamObserver {
                 let _push = self.trail.answered(name, version, Verdict::Rejected(detail)).entered();
                 self.seat.nacked(name, version, detail);
                 if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
-                    self.note(Weight::Problem, "resource_rejected", name, &detail);
+                    self.note(Weight::Problem, "resource_rejected", name.as_str(), detail);
                     tracing::warn!(client = %self.client, %name, %version, detail, unsaid, "resource rejected by the client, it keeps what it had");
                 }
                 self.emit(|client| StreamEvent::Nacked {
@@ -226,7 +226,7 @@ impl StreamObserver {
             }
             Answer::Nacked { resource: None, rejection } => {
                 self.meter.nacked();
-                self.note(Weight::Problem, "absence_rejected", &"", &rejection.message);
+                self.note(Weight::Problem, "absence_rejected", "", &rejection.message);
                 tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
             }
             Answer::Stale => {
@@ -252,7 +252,7 @@ impl StreamObserver {
             Some(Update::Resource { resource, .. }) => {
                 let (name, version, bytes) = (resource.name(), resource.version(), outgoing.frame.size());
                 self.seat.sent(name, version);
-                self.note(Weight::Routine, "resource_sent", name, version);
+                self.note(Weight::Routine, "resource_sent", name.as_str(), version.as_str());
                 tracing::debug!(client = %self.client, %name, %version, bytes, "resource sent");
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
@@ -280,7 +280,7 @@ impl StreamObserver {
     }
 
     /// For those who look back.
-    fn note(&self, weight: Weight, event: &'static str, subject: &dyn fmt::Display, detail: &dyn fmt::Display) {
+    fn note(&self, weight: Weight, event: &'static str, subject: &str, detail: &str) {
         self.shared.journal.note(weight, event, subject, detail, &self.client);
     }
 
@@ -299,7 +299,7 @@ impl Drop for StreamObserver {
         if self.opened {
             let code = self.ended.map_or("client went away", code_name);
             let weight = if matches!(self.ended, None | Some(Code::Ok)) { Weight::Routine } else { Weight::Notice };
-            self.note(weight, "stream_closed", &"", &code);
+            self.note(weight, "stream_closed", "", code);
         }
         self.emit(|client| StreamEvent::Closed { client, code: self.ended });
     }

@@ -121,6 +121,7 @@ impl Publisher {
         tokens.mark_changed();
         // A server that was given no tokens has nothing to follow.
         let mut following = true;
+        let mut tuned = None;
         let mut next = Next::Nothing;
         loop {
             let wake = match next {
@@ -138,7 +139,11 @@ impl Publisher {
                 }
                 Ok(()) = settings.changed() => {
                     let live = settings.borrow_and_update().clone();
-                    self.retune(&live.secrets);
+                    // A reload that changes nothing here must not wake every stream.
+                    if tuned.as_ref().is_none_or(|before: &Arc<Live>| before.secrets != live.secrets) {
+                        self.retune(&live.secrets);
+                    }
+                    tuned = Some(live);
                     continue;
                 }
                 changed = states.changed() => {

@@ -7,6 +7,7 @@
 
 mod histogram;
 mod identity;
+mod outcomes;
 mod process;
 mod readiness;
 mod rollout;
@@ -29,6 +30,7 @@ use crate::{
     lifecycle::Readiness,
 };
 
+pub use outcomes::{HttpMetrics, MissedEvents, Outcomes};
 pub use rollout::RolloutMetrics;
 pub use source::SourceMetrics;
 pub use streams::{ConnectionMeter, Mismatch, PeerClass, StreamMeter, StreamMetrics, Suppressed};
@@ -54,6 +56,16 @@ pub struct Parts {
     pub tokens: watch::Receiver<Arc<JwtSnapshot>>,
     /// What readiness waits for.
     pub readiness: Readiness,
+    /// What becomes of callbacks.
+    pub callbacks: Outcomes,
+    /// What becomes of files.
+    pub outputs: Outcomes,
+    /// What becomes of new configurations.
+    pub reloads: Outcomes,
+    /// Requests for pages and documents.
+    pub http: HttpMetrics,
+    /// Events that somebody was too slow to hear.
+    pub missed: MissedEvents,
     /// Queues of events: events that the slowest listener has not seen yet.
     pub queues: Vec<(&'static str, Depth)>,
 }
@@ -74,6 +86,17 @@ impl Parts {
         self.streams.register(ours);
         self.rollout.register(ours);
         self.source.register(ours);
+        let help = "Attempts of callbacks by result; dropped are events that had none";
+        let good = "When the callback last did what it shall; 0 before the first time";
+        self.callbacks.register(ours, "callbacks", help, "callback", good);
+        let help = "Attempts to replace files by result";
+        let good = "When the files were last what they should be; 0 before the first time";
+        self.outputs.register(ours, "outputs", help, "output", good);
+        let help = "Configurations that were read while the program ran, by what became of them";
+        let good = "When a new configuration was last put into force; 0 before the first time";
+        self.reloads.register(ours, "reloads", help, "reload", good);
+        self.http.register(ours);
+        self.missed.register(ours);
         ours.register_collector(Box::new(identity::Identities::new(self.identities, self.tokens)));
         ours.register_collector(Box::new(readiness::Conditions(self.readiness)));
         ours.register_collector(Box::new(Queues(self.queues)));

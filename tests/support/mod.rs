@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod chromium;
+pub mod crowd;
 pub mod envoy;
 pub mod mesh;
 pub mod secrets;

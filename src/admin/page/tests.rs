@@ -25,7 +25,7 @@ fn router(streams: crate::server::Streams) -> Router {
         actions: super::super::actions::Actions::default(),
     };
     for number in 0..3_000 {
-        sight.journal.note(Weight::Routine, "resource_sent", &"default", &number, &"envoy");
+        sight.journal.note(Weight::Notice, "resource_sent", "default", &number.to_string(), &"envoy");
     }
     Router::new().route("/", get(page)).route("/debug/clients", get(debug::clients)).with_state(Arc::new(sight))
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{answer::answer, pages::Pages};
 use crate::server::{
     accept::{Io, Serve},
-    http::{self, Patience},
+    http::{self, Meter, Patience},
     peer::Peer,
 };
 
@@ -24,6 +24,7 @@ const PATIENCE: Patience = Patience {
 /// Serves verifiers.
 pub(super) struct Verifiers {
     pub(super) pages: watch::Receiver<Arc<Pages>>,
+    pub(super) meter: Meter,
     pub(super) drain: CancellationToken,
     pub(super) drain_deadline: Duration,
 }
@@ -37,7 +38,7 @@ impl Serve for Verifiers {
             tracing::debug!(%peer, path = request.uri().path(), status = response.status().as_u16(), "bundle request");
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        http::serve(io, peer, service, PATIENCE, self.drain.clone())
+        http::serve(io, peer, service, PATIENCE, self.meter.clone(), self.drain.clone())
     }
 
     fn drain_deadline(&self) -> Duration {
