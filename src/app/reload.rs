@@ -128,6 +128,7 @@ impl Reload {
             self
         })
         .await
+        .inspect_err(|error| tracing::error!(%error, "configurations are not read any more, restart after a change"))
     }
 
     /// One reload, told to systemd and the log. A change in the directory that left the file as it was is none.

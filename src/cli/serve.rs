@@ -48,12 +48,7 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let handed = Handed::receive(&environment, config.systemd().store);
     let stop = lifecycle::stop_on_signals()?;
     let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?.with_logs(logs);
-    let reloads = app.reload(sources).run(stop.clone());
-    tokio::spawn(async move {
-        if let Err(error) = reloads.await {
-            tracing::error!(%error, "configurations are not read any more, restart after a change");
-        }
-    });
+    tokio::spawn(app.reload(sources).run(stop.clone()));
     app.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }
