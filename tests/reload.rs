@@ -172,3 +172,23 @@ async fn the_program_reloads_on_a_signal_and_on_a_change_of_the_file() {
     assert_eq!(log.matches("the new configuration is wrong, the old one stays in force").count(), 2, "{log}");
     assert!(log.contains("2 problems"), "{log}");
 }
+
+#[tokio::test]
+async fn a_change_between_the_start_and_the_watch_is_not_missed() {
+    let mut place = Place::start("").await;
+    let path = place.directory.path().join("sds.yaml");
+    place
+        .reload
+        .apply(Sources { file: Some(File { path: path.clone(), text: String::new() }), ..place.sources.clone() })
+        .unwrap();
+    fs::write(&path, "secrets: {default_svid_name: web}\n").unwrap();
+    let mut delta = Delta::secrets(&place.channel().await).await;
+    delta.subscribe(["web"]).await;
+    delta.expect_removed(["web"]).await;
+    let reloading = tokio::spawn(place.reload.run(place.stop.clone()));
+    delta.expect(["web"]).await;
+    drop(delta);
+    place.stop.cancel();
+    bounded(place.task).await.unwrap().unwrap();
+    bounded(reloading).await.unwrap().unwrap();
+}
