@@ -107,8 +107,10 @@ impl Reload {
         let (notices, mut changes) = mpsc::channel(1);
         let path = self.current.file.as_ref().map(|file| file.path.clone());
         let _watcher = path.and_then(|path| watch(path, notices));
-        // It may have changed since it was read for the start.
-        self = self.reload_aside(false).await?;
+        if self.current.file.is_some() {
+            // It may have changed since it was read for the start.
+            self = self.reload_aside(false).await?;
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
