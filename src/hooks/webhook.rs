@@ -88,7 +88,7 @@ fn hint(status: StatusCode) -> &'static str {
 
 /// One attempt. The caller bounds its time.
 pub(super) async fn deliver(config: &Config, run: &Run) -> Result<(), WebhookError> {
-    let url = || config.url.to_string();
+    let url = || shown(&config.url);
     let body = serde_json::Value::Object(run.notice.fields(run.attempt)).to_string();
     let request = Request::builder()
         .method(Method::POST)
@@ -113,7 +113,28 @@ pub(super) async fn deliver(config: &Config, run: &Run) -> Result<(), WebhookErr
     if status.is_success() { Ok(()) } else { Err(WebhookError::Refused { url: url(), status }) }
 }
 
+/// The address without what may be a credential: path and query, where such services keep their tokens, and user names.
+fn shown(url: &Uri) -> String {
+    let (scheme, host) = (url.scheme_str().unwrap_or("http"), url.host().unwrap_or_default());
+    let port = url.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    let hidden = if url.path_and_query().is_none_or(|path| path == "/") { "" } else { "(hidden)" };
+    format!("{scheme}://{host}{port}/{hidden}")
+}
+
 /// Whether the URL asks for TLS.
 fn is_tls(url: &Uri) -> bool {
     url.scheme() == Some(&Scheme::HTTPS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_credential_is_not_shown() {
+        let text = |url: &str| shown(&url.parse().unwrap());
+        assert_eq!(text("https://user:word@hooks.test:8443/T0/secret?key=1"), "https://hooks.test:8443/(hidden)");
+        assert_eq!(text("http://[::1]:80/?key=1"), "http://[::1]:80/(hidden)");
+        assert_eq!(text("http://hooks.test"), "http://hooks.test/");
+    }
 }
