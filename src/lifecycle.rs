@@ -1,5 +1,6 @@
 //! Start and stop: what must be there before we count as ready, and signals that become one cancellation.
 
+mod heartbeat;
 mod readiness;
 
 use thiserror::Error;
@@ -9,6 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use heartbeat::{Heartbeat, Responder, heartbeat};
 pub use readiness::{Condition, Latch, Readiness};
 
 /// Why a part of the program ended that was not told to.

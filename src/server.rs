@@ -45,7 +45,6 @@ pub use listen::{Bound, ListenError};
 pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use peer::Peer;
-pub use publish::Pulse;
 pub use registry::Streams;
 
 use crate::{
@@ -190,6 +189,7 @@ impl Server {
         };
         let tokens = watch::Sender::default().subscribe();
         let readiness = Readiness::default();
+        readiness.depends_on(publisher.heartbeat());
         let listening = readiness.latch("listeners", "not accepting yet");
         Ok(Self { steering, sockets, publisher, shared: Arc::new(shared), tokens, readiness, listening })
     }
@@ -234,12 +234,6 @@ impl Server {
     #[must_use]
     pub fn steering(&self) -> Steering {
         self.steering.clone()
-    }
-
-    /// Asks the part that all streams depend on for a sign of life.
-    #[must_use]
-    pub fn pulse(&self) -> Pulse {
-        self.publisher.pulse()
     }
 
     /// Who is connected and what each has, at any time.
@@ -296,7 +290,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         let files = self.shared.files.watch();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, files, settings.watch(), stop.clone()));
-        tasks.spawn(health::judge(self.readiness.latch("identity", "no identity yet"), states, stop.clone()));
+        tasks.spawn(health::judge(&self.readiness, states, stop.clone()));
         tasks.spawn(health::report(reporter, self.readiness.watch(), stop.clone()));
         for socket in self.sockets {
             let (settings, routes) = (settings.clone(), routes.clone());

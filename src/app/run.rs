@@ -38,6 +38,7 @@ impl App {
 
     async fn run_parts(self, stop: CancellationToken) -> Result<(), AppError> {
         let stop = stop.child_token();
+        self.readiness().depends_on(self.supervisor.heartbeat());
         self.announce();
         let (states, keys) = (self.identities(), self.tokens());
         let parts = admin::Parts {
@@ -96,7 +97,7 @@ impl App {
             ready: self.systemd.ready,
             states: self.identities(),
             source: self.source(),
-            pulse: self.server.pulse(),
+            readiness: self.readiness().clone(),
         };
         let mut watchers = JoinSet::new();
         watchers.spawn(guarded(stop, service.accompany(stop.clone())));

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot},
-    server::Pulse,
+    lifecycle::Readiness,
     source::SourceStatus,
     systemd::{Notifier, notify::ReadyWhen},
 };
@@ -21,7 +21,7 @@ pub(super) struct Service {
     pub(super) ready: ReadyWhen,
     pub(super) states: watch::Receiver<Availability>,
     pub(super) source: watch::Receiver<SourceStatus>,
-    pub(super) pulse: Pulse,
+    pub(super) readiness: Readiness,
 }
 
 impl Service {
@@ -31,7 +31,7 @@ impl Service {
             return;
         }
         if let Some(patience) = self.notifier.watchdog() {
-            tokio::spawn(signs_of_life(self.notifier.clone(), self.pulse.clone(), patience, stop.clone()));
+            tokio::spawn(signs_of_life(self.notifier.clone(), self.readiness.clone(), patience, stop.clone()));
         }
         let notifier = self.notifier.clone();
         self.tell(&stop).await;
@@ -63,9 +63,9 @@ impl Service {
     }
 }
 
-/// Pings the watchdog twice in its time, and only after the publisher, which all streams depend on, has answered from
-/// its own task: a runtime that is stuck, or a publisher that is, stops the pings, and the manager restarts us.
-async fn signs_of_life(notifier: Notifier, pulse: Pulse, patience: Duration, stop: CancellationToken) {
+/// Pings the watchdog twice in its time, and only after the tasks that everything depends on have answered, each from its
+/// own loop: a runtime that is stuck, or one of them that is, stops the pings, and the manager restarts us.
+async fn signs_of_life(notifier: Notifier, readiness: Readiness, patience: Duration, stop: CancellationToken) {
     let mut clock = interval(patience / 2);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,11 +73,15 @@ async fn signs_of_life(notifier: Notifier, pulse: Pulse, patience: Duration, sto
             () = stop.cancelled() => return,
             _ = clock.tick() => {}
         }
-        let beats = timeout(patience / 4, pulse.beats()).await;
-        match beats {
-            Ok(true) => notifier.alive(),
-            _ if stop.is_cancelled() => return,
-            _ => tracing::error!("the publisher does not answer, systemd is not told that we are alive"),
+        let silent = readiness.silent(patience / 4).await;
+        if stop.is_cancelled() {
+            return;
+        }
+        if silent.is_empty() {
+            notifier.alive();
+        } else {
+            let tasks = silent.join(", ");
+            tracing::error!(tasks, "a part of the program does not answer, systemd is not told that we are alive");
         }
     }
 }

@@ -1,14 +1,24 @@
 //! Readiness as a list of named conditions: ready is when none of them is pending.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
+
+use super::{Heartbeat, heartbeat};
 
 /// What must hold before the program counts as ready. Clones are the same list.
 ///
 /// Without any condition nothing is pending; whoever has one [takes a latch](Readiness::latch) before it starts.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<watch::Sender<Vec<Condition>>>);
+pub struct Readiness {
+    conditions: Arc<watch::Sender<Vec<Condition>>>,
+    /// The tasks that keep them true.
+    heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
+}
 
 /// One thing that must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,31 +48,45 @@ impl Readiness {
     /// Every condition, in the order of their first latches.
     #[must_use]
     pub fn conditions(&self) -> Vec<Condition> {
-        self.0.borrow().clone()
+        self.conditions.borrow().clone()
     }
 
     /// Whether every condition holds.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        is_ready(&self.0.borrow())
+        is_ready(&self.conditions.borrow())
     }
 
     /// The conditions, now and as they change.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Vec<Condition>> {
-        self.0.subscribe()
+        self.conditions.subscribe()
+    }
+
+    /// Everything depends on this task too: conditions are worth what those who keep them are.
+    pub fn depends_on(&self, heartbeat: Heartbeat) {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(heartbeat);
+    }
+
+    /// The names of the tasks that everything depends on and that do not answer within `bound`. While there are any, the
+    /// conditions are what they were when those last ran.
+    pub async fn silent(&self, bound: Duration) -> Vec<&'static str> {
+        let heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        heartbeat::silent(&heartbeats, bound).await
     }
 
     fn set(&self, name: &'static str, pending: Option<Cow<'static, str>>) {
-        self.0.send_if_modified(|conditions| match conditions.iter_mut().find(|condition| condition.name == name) {
-            Some(condition) if condition.pending == pending => false,
-            Some(condition) => {
-                condition.pending = pending;
-                true
-            }
-            None => {
-                conditions.push(Condition { name, pending });
-                true
+        self.conditions.send_if_modified(|conditions| {
+            match conditions.iter_mut().find(|condition| condition.name == name) {
+                Some(condition) if condition.pending == pending => false,
+                Some(condition) => {
+                    condition.pending = pending;
+                    true
+                }
+                None => {
+                    conditions.push(Condition { name, pending });
+                    true
+                }
             }
         });
     }
@@ -133,5 +157,14 @@ mod tests {
         assert!(!watch.has_changed().unwrap());
         latch.ready();
         assert!(watch.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_answer_is_named() {
+        let readiness = Readiness::default();
+        assert!(readiness.silent(Duration::from_secs(1)).await.is_empty());
+        let (heartbeat, _responder) = heartbeat::heartbeat("publisher");
+        readiness.clone().depends_on(heartbeat);
+        assert_eq!(readiness.silent(Duration::from_secs(1)).await, ["publisher"]);
     }
 }

@@ -13,33 +13,43 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::service::{Aggregated, Secrets};
 use crate::{
     identity::Availability,
-    lifecycle::{Condition, Latch},
+    lifecycle::{Condition, Readiness, heartbeat},
 };
 
 /// What is reported on: the whole server and both services, which always say the same.
 const SERVICES: [&str; 3] = ["", Secrets::NAME, Aggregated::NAME];
 
 /// Keeps the condition `identity`: an identity is held and valid, or there are bundles and no identity to expect.
-pub(super) async fn judge(latch: Latch, mut states: watch::Receiver<Availability>, stop: CancellationToken) {
-    loop {
-        let verdict = {
-            let state = states.borrow_and_update();
-            verdict(&state, SystemTime::now())
-        };
-        let wake = match verdict {
-            Ok(valid_for) => {
-                latch.ready();
-                valid_for
+pub(super) fn judge(
+    readiness: &Readiness,
+    mut states: watch::Receiver<Availability>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let latch = readiness.latch("identity", "no identity yet");
+    let (heartbeat, mut responder) = heartbeat("judge of readiness");
+    readiness.depends_on(heartbeat);
+    async move {
+        loop {
+            let verdict = {
+                let state = states.borrow_and_update();
+                verdict(&state, SystemTime::now())
+            };
+            let wake = match verdict {
+                Ok(valid_for) => {
+                    latch.ready();
+                    valid_for
+                }
+                Err(reason) => {
+                    latch.pending(reason);
+                    None
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = responder.answer() => {}
+                changed = states.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {}
             }
-            Err(reason) => {
-                latch.pending(reason);
-                None
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            changed = states.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {}
         }
     }
 }

@@ -11,13 +11,12 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use encoded::Encoded;
-pub use feed::Pulse;
 pub(super) use feed::{Arrival, Feed, Feeds};
 use pace::Pace;
 use traced::Traced;
@@ -25,6 +24,7 @@ use traced::Traced;
 use super::live::Live;
 use crate::{
     identity::{Availability, FileSnapshot, IdentitySnapshot, JwtSnapshot},
+    lifecycle::{Heartbeat, Responder, heartbeat},
     secret::{self, Change, Flavour, Note, Part, SecretCatalog},
     telemetry::{metrics::RolloutMetrics, traces::Traces},
 };
@@ -48,7 +48,7 @@ pub(super) struct Publisher {
     held: bool,
     metrics: RolloutMetrics,
     traced: Traced,
-    pulse: (Pulse, mpsc::Receiver<oneshot::Sender<()>>),
+    heartbeat: (Heartbeat, Responder),
     /// What the log has been told about it.
     noted: Vec<Note>,
 }
@@ -81,7 +81,7 @@ impl Publisher {
             encoded: None,
             tokens,
             files,
-            pulse: Pulse::new(),
+            heartbeat: heartbeat("publisher"),
             noted: Vec::new(),
             arrived: None,
             held: false,
@@ -104,8 +104,8 @@ impl Publisher {
 
     /// Asks this publisher for a sign of life.
     #[must_use]
-    pub(super) fn pulse(&self) -> Pulse {
-        self.pulse.0.clone()
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.0.clone()
     }
 
     /// Follows `states`, `tokens` and `files` until `stop`, then tells every stream that the server is going away.
@@ -132,11 +132,7 @@ impl Publisher {
             let holding = matches!(next, Next::Stage(_));
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(beat) = self.pulse.1.recv() => {
-                    // Who asked may have given up.
-                    let _ = beat.send(());
-                    continue;
-                }
+                () = self.heartbeat.1.answer() => continue,
                 Ok(()) = settings.changed() => {
                     let live = settings.borrow_and_update().clone();
                     // A reload that changes nothing here must not wake every stream.

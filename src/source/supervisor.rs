@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     identity::{IdentitySnapshot, IdentityStore, Workload},
+    lifecycle::{Heartbeat, Responder, heartbeat},
     telemetry::traces::{self, Cause, Traces},
 };
 use line::Line;
@@ -80,6 +81,7 @@ pub struct Supervisor {
     /// What the present work is about, and when it came.
     occasion: (&'static str, SystemTime),
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    heartbeat: (Heartbeat, Responder),
 }
 
 impl Supervisor {
@@ -114,6 +116,7 @@ impl Supervisor {
             traces: Traces::default(),
             occasion: ("timer", SystemTime::UNIX_EPOCH),
             clock: Box::new(SystemTime::now),
+            heartbeat: heartbeat("supervisor of the sources"),
         }
     }
 
@@ -139,6 +142,12 @@ impl Supervisor {
         self
     }
 
+    /// Asks this supervisor for a sign of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.0.clone()
+    }
+
     /// Runs until `shutdown`.
     ///
     /// # Errors
@@ -152,6 +161,7 @@ impl Supervisor {
             let (heard, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
+                () = self.heartbeat.1.answer() => continue,
                 heard = traces::timed(line::listen(&mut self.lines, nap)) => heard,
             };
             let trigger = heard.as_ref().map(|(_, heard)| matches!(heard, Some(Ok(_))));

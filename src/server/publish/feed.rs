@@ -1,11 +1,8 @@
-//! What a publisher hands to streams, and how it shows that it is alive.
+//! What a publisher hands to streams.
 
 use std::sync::Arc;
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use crate::secret::{Flavour, View};
 
@@ -42,23 +39,5 @@ impl Feeds {
             Flavour::Spiffe => self.spiffe.clone(),
             Flavour::Plain => self.plain.clone(),
         }
-    }
-}
-
-/// Asks a publisher for a sign of life.
-#[derive(Clone, Debug)]
-pub struct Pulse(mpsc::Sender<oneshot::Sender<()>>);
-
-impl Pulse {
-    /// Whoever takes the senders out of the receiver, and answers on them, is alive.
-    pub(super) fn new() -> (Self, mpsc::Receiver<oneshot::Sender<()>>) {
-        let (ask, asked) = mpsc::channel(1);
-        (Self(ask), asked)
-    }
-
-    /// Whether the publisher still takes its turns. Waits for as long as that takes: give it a bound.
-    pub async fn beats(&self) -> bool {
-        let (beat, felt) = oneshot::channel();
-        self.0.send(beat).await.is_ok() && felt.await.is_ok()
     }
 }
