@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "the tests of the filter come along when this is checked as a test")]
 
 // The filter is private to the server; this compiles it once more.
-#[path = "../src/server"]
-mod server {
+#[path = "../src/listen"]
+mod listen {
     use tokio::io::{AsyncRead, AsyncWrite};
 
     mod authority;
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use server::filtered;
+use listen::filtered;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 const REQUESTS: u32 = 20_000;

@@ -33,11 +33,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{
-    lifecycle::Readiness,
-    server::{csds, listen as sockets},
-    telemetry::metrics::Exposition,
-};
+use crate::{lifecycle::Readiness, listen as sockets, server::csds, telemetry::metrics::Exposition};
 
 use desk::Desk;
 pub use listen::{Admin, Via};

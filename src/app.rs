@@ -20,8 +20,9 @@ use crate::{
     hooks::{HookEvent, Hooks},
     identity::{Availability, IdentityStore, JwtSnapshot, Workload},
     lifecycle::{PartError, Readiness},
+    listen::{Bound, ListenError},
     output::{OutputEvent, Outputs},
-    server::{Bound, BundleEndpoint, ListenError, Server, ServerError, StreamEvent},
+    server::{BundleEndpoint, Server, ServerError, StreamEvent},
     source::{
         self, AskedFiles, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart,
     },

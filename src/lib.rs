@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Layers import only downward, and `tests/architecture.rs` holds them to it:
-//! `main > cli > app > admin > {server, source, dev} > {secret, telemetry} > {identity, xds} > lifecycle`.
+//! `main > cli > app > admin > {server, source, dev} > listen > {secret, telemetry} > {identity, xds} > lifecycle`.
 
 pub mod admin;
 pub mod app;
@@ -23,6 +23,7 @@ pub mod envoy;
 pub mod hooks;
 pub mod identity;
 pub mod lifecycle;
+pub mod listen;
 pub mod output;
 pub mod secret;
 pub mod server;

@@ -4,8 +4,6 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
-pub(crate) mod accept;
-mod authority;
 pub mod bundles;
 mod connection;
 pub mod csds;
@@ -13,12 +11,9 @@ mod drive;
 mod fetch;
 mod flood;
 mod health;
-pub(crate) mod http;
 mod inbound;
-pub mod listen;
 mod live;
 mod observe;
-mod peer;
 mod publish;
 mod reflection;
 pub mod registry;
@@ -41,15 +36,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use bundles::BundleEndpoint;
-pub use listen::{Bound, ListenError};
 pub use live::Steering;
 pub use observe::{Client, StreamEvent};
-pub use peer::Peer;
 pub use registry::Streams;
 
 use crate::{
     identity::{Availability, FileStore, JwtSnapshot},
     lifecycle::{self, Latch, PartError, Readiness},
+    listen::{self, Bound, ListenError, Socket, accept::accept, peer::PeerStreams},
     secret::{self, SecretCatalog},
     systemd::Handed,
     telemetry::{
@@ -59,11 +53,8 @@ use crate::{
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
-use accept::accept;
 use connection::Clients;
 use flood::Floods;
-use listen::Socket;
-use peer::PeerStreams;
 use publish::Publisher;
 use service::{Aggregated, Secrets};
 use shared::Shared;

@@ -12,7 +12,7 @@ mod support;
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use fixture::{Answer, Site, config, issuer};
-use spiffe_sds::{app::App, server::ListenError};
+use spiffe_sds::{app::App, listen::ListenError};
 use support::{
     world::{bounded, id},
     xds::Sotw,

@@ -14,8 +14,9 @@ use std::{
 };
 
 use spiffe_sds::{
+    listen::{self, ListenError},
     secret,
-    server::{Config, ListenError, Server, listen},
+    server::{Config, Server},
 };
 use support::{
     world::{World, eventually},
@@ -66,8 +67,8 @@ async fn clients_may_connect_before_anything_is_served() {
     let server = bind(vec![listen::Config::Unix(unix(&path)), tcp]).await.unwrap();
     UnixStream::connect(&path).unwrap();
     let bound = server.bound();
-    assert_eq!(bound[0], spiffe_sds::server::Bound::Unix(path));
-    let spiffe_sds::server::Bound::Tcp(address) = bound[1] else { panic!("not TCP") };
+    assert_eq!(bound[0], listen::Bound::Unix(path));
+    let listen::Bound::Tcp(address) = bound[1] else { panic!("not TCP") };
     assert_ne!(address.port(), 0);
     std::net::TcpStream::connect(address).unwrap();
 }

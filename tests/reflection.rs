@@ -33,8 +33,9 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _};
 use spiffe_sds::{
     identity::Availability,
+    listen,
     secret::Config as Secrets,
-    server::{Config, Server, listen},
+    server::{Config, Server},
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;

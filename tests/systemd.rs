@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use spiffe_sds::{
     cli::Cli,
     config::{Config, Flag, Sources},
-    server::listen,
+    listen,
 };
 use support::{
     world::{bounded, eventually, unix_channel},

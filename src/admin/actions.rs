@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{debug::bad_request, view::Sight};
 use crate::{
-    server::Peer,
+    listen::Peer,
     telemetry::{journal::Weight, logs},
 };
 

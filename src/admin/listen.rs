@@ -14,11 +14,10 @@ use super::{
 };
 use crate::{
     lifecycle::{self, PartError},
-    server::{
-        self, Bound, ListenError, Peer,
+    listen::{
+        self, Bound, ListenError, Peer, Socket,
         accept::{Io, Serve, accept},
         http::{Meter, Patience},
-        listen::Socket,
     },
     systemd::Handed,
     telemetry::metrics::HttpMetrics,
@@ -152,7 +151,7 @@ impl Serve for Visitors {
         });
         let patience = if self.slots.available_permits() < CONNECTIONS / 2 { HURRY } else { PATIENCE };
         let (service, meter, drain) = (TowerToHyperService::new(service), self.meter.clone(), self.drain.clone());
-        server::http::serve(io, peer, service, patience, meter, drain)
+        listen::http::serve(io, peer, service, patience, meter, drain)
     }
 
     fn drain_deadline(&self) -> Duration {

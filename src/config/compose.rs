@@ -25,8 +25,8 @@ use super::{
     tree::{Node, Value},
 };
 use crate::{
-    output,
-    server::{self, Limits, bundles, listen},
+    listen, output,
+    server::{self, Limits, bundles},
     source::{Config as Source, Endpoint, jwt as tokens},
     telemetry::logs,
 };

@@ -6,7 +6,7 @@ mod problems;
 
 use super::*;
 use crate::{
-    server::listen,
+    listen,
     source::{Config as Source, Endpoint},
 };
 

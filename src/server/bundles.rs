@@ -26,14 +26,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    accept::accept,
-    http::Meter,
-    listen::{self, Bound, ListenError, Socket},
-};
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::{self, PartError},
+    listen::{self, Bound, ListenError, Socket, accept::accept, http::Meter},
     systemd::Handed,
     telemetry::metrics::HttpMetrics,
 };

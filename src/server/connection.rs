@@ -18,14 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{
-    Config,
-    accept::{Io, Serve},
-    authority::Authority,
-    live::Settings,
-    peer::Peer,
+use super::{Config, live::Settings};
+use crate::{
+    listen::{
+        Peer,
+        accept::{Io, Serve},
+        authority::Authority,
+    },
+    telemetry::metrics::StreamMetrics,
 };
-use crate::telemetry::metrics::StreamMetrics;
 
 /// How a client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

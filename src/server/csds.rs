@@ -28,11 +28,8 @@ use envoy_types::pb::{
 use futures_util::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    Peer,
-    registry::{NameView, State, StreamView, Streams},
-};
-use crate::xds::SECRET_TYPE_URL;
+use super::registry::{NameView, State, StreamView, Streams};
+use crate::{listen::Peer, xds::SECRET_TYPE_URL};
 
 /// Bytes of one request; it holds matchers and nothing else of use.
 const REQUEST: usize = 64 << 10;

@@ -20,15 +20,10 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, body::Body};
 
-use super::{
-    Shared,
-    inbound::Inbound,
-    observe::StreamObserver,
-    peer::{Peer, StreamPermit},
-    publish::Feed,
-};
+use super::{Shared, inbound::Inbound, observe::StreamObserver, publish::Feed};
 use crate::{
     identity::FileLease,
+    listen::{Peer, peer::StreamPermit},
     secret::{Flavour, NodeNames},
     xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
 };

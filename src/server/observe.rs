@@ -7,12 +7,12 @@ use tonic::{Code, Status};
 
 use super::{
     Shared,
-    peer::Peer,
     publish::Arrival,
     registry::{Resend, Seat},
     trail::Trail,
 };
 use crate::{
+    listen::Peer,
     telemetry::{
         journal::Weight,
         metrics::{Mismatch, StreamMeter, Suppressed},

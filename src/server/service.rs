@@ -11,8 +11,11 @@ use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use http::{Request, Response, header};
 use tonic::{Status, body::Body, server::NamedService};
 
-use super::{Shared, drive::Drive, fetch, peer::Peer};
-use crate::xds::{Service, Wire, WireDelta, WireSotw};
+use super::{Shared, drive::Drive, fetch};
+use crate::{
+    listen::Peer,
+    xds::{Service, Wire, WireDelta, WireSotw},
+};
 
 /// `envoy.service.secret.v3.SecretDiscoveryService`.
 #[derive(Clone)]

@@ -8,11 +8,11 @@ use super::{
     StreamEvent, Streams,
     flood::Floods,
     live::Settings,
-    peer::PeerStreams,
     publish::{Feed, Feeds},
 };
 use crate::{
     identity::FileStore,
+    listen::peer::PeerStreams,
     secret::{Flavour, NodeNames},
     telemetry::{journal::Journal, metrics::StreamMetrics, traces::Traces},
     xds::{Node, Origin},

@@ -8,7 +8,7 @@ use spiffe_sds::{
     config::{Config, Flag, Sources},
     dev::{self, DevIssuer, Rotation},
     identity::{JwtSnapshot, JwtState},
-    server::Bound,
+    listen::Bound,
     source::Endpoint,
 };
 use tempfile::TempDir;

@@ -12,6 +12,8 @@ const LAYERS: &[&[&str]] = &[
     // Shows what the ones below do.
     &["admin"],
     &["server", "source", "dev", "client", "hooks", "output"],
+    // What all that listens shares.
+    &["listen"],
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
     &["lifecycle", "detached", "systemd"],

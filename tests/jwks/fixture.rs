@@ -22,11 +22,8 @@ use spiffe_sds::{
         Availability, IdentitySnapshot, IdentityStore, JwtBundle, JwtSnapshot, TrustBundle, TrustDomain, Workload,
     },
     lifecycle::PartError,
-    server::{
-        Bound, BundleEndpoint,
-        bundles::Config,
-        listen::{self, UnixConfig},
-    },
+    listen::{self, Bound, UnixConfig},
+    server::{BundleEndpoint, bundles::Config},
 };
 use tempfile::TempDir;
 use tokio::{

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use spiffe_sds::{
     dev::{self, DevIssuer, Rotation},
     identity::{IdentityStore, SpiffeId, TrustDomain, Workload},
-    secret,
-    server::{self, Server, StreamEvent, listen},
+    listen, secret,
+    server::{self, Server, StreamEvent},
     source::{Endpoint, Supervisor, WorkloadApi, supervisor, workload_api},
 };
 use tempfile::TempDir;

@@ -6,8 +6,9 @@ use hyper_util::rt::TokioIo;
 use spiffe_sds::{
     dev::{self, DevIssuer, Issued, Rotation},
     identity::{Availability, IdentityStore, SpiffeId, TrustDomain, Workload},
+    listen::{self, Bound},
     secret,
-    server::{self, Bound, Server, ServerError, StreamEvent, listen},
+    server::{self, Server, ServerError, StreamEvent},
     source::{Endpoint, RenewalEvent, SourceError, Supervisor, WorkloadApi, backoff, supervisor, workload_api},
 };
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{Compose, DEFAULT_SOCKET, MINUTE, raw, scalar};
 use crate::{
     admin,
-    server::listen::{self, UnixConfig},
+    listen::{self, UnixConfig},
     source,
 };
 

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{answer::answer, pages::Pages};
-use crate::server::{
+use crate::listen::{
+    Peer,
     accept::{Io, Serve},
     http::{self, Meter, Patience},
-    peer::Peer,
 };
 
 /// Answers take no time, only reading them does.

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    server::Peer,
+    listen::Peer,
     xds::{Content, Origin, Rank, Resource, Service, Variant},
 };
 

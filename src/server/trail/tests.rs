@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     identity::Availability,
-    server::Peer,
+    listen::Peer,
     telemetry::traces::{
         Cause,
         fixture::{Keeper, Kept, shown},

@@ -76,7 +76,7 @@ impl UnixSocket {
     }
 
     /// The next connection. Binds again when the file is gone.
-    pub(in super::super) async fn accept(&mut self) -> io::Result<UnixStream> {
+    pub(super) async fn accept(&mut self) -> io::Result<UnixStream> {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => return accepted.map(|(stream, _)| stream),

@@ -27,7 +27,7 @@ pub enum Peer {
 
 impl Peer {
     /// The one thing about it that becomes a label.
-    pub(super) fn class(self) -> PeerClass {
+    pub(crate) fn class(self) -> PeerClass {
         match self {
             Self::Process { .. } => PeerClass::Unix,
             Self::Address(_) => PeerClass::Tcp,
@@ -62,17 +62,17 @@ impl From<Peer> for Key {
 
 /// Counts the streams of each peer over all its connections.
 #[derive(Clone, Default)]
-pub(super) struct PeerStreams(Arc<Mutex<HashMap<Key, u32>>>);
+pub(crate) struct PeerStreams(Arc<Mutex<HashMap<Key, u32>>>);
 
 /// One stream's place in its peer's share; gives it back when dropped.
-pub(super) struct StreamPermit {
+pub(crate) struct StreamPermit {
     streams: PeerStreams,
     key: Key,
 }
 
 impl PeerStreams {
     /// A place for one more stream, unless the peer has `limit` already.
-    pub(super) fn admit(&self, peer: Peer, limit: u32) -> Option<StreamPermit> {
+    pub(crate) fn admit(&self, peer: Peer, limit: u32) -> Option<StreamPermit> {
         let key = Key::from(peer);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key).or_default();

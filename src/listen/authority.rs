@@ -25,7 +25,7 @@ use frames::{Frames, Step};
 
 /// A connection of which `h2` sees only authorities that it takes.
 #[derive(Debug)]
-pub(super) struct Authority<I> {
+pub(crate) struct Authority<I> {
     io: I,
     frames: Frames,
     /// What came and waits for more, because a header block is judged as a whole.
@@ -35,7 +35,7 @@ pub(super) struct Authority<I> {
 }
 
 impl<I> Authority<I> {
-    pub(super) fn new(io: I) -> Self {
+    pub(crate) fn new(io: I) -> Self {
         Self { io, frames: Frames::default(), held: BytesMut::new(), ready: BytesMut::new() }
     }
 

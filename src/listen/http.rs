@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{accept::Io, peer::Peer};
+use super::{Peer, accept::Io};
 use crate::telemetry::metrics::HttpMetrics;
 
 /// Bytes of a request's head.

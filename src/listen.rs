@@ -1,5 +1,11 @@
-//! Listeners: Unix domain sockets and loopback TCP.
+//! What every listener shares: sockets, one way to accept, who is on the other end, and HTTP as all of them speak it.
+//!
+//! What is served there is for the modules above: `server`, `admin` and `dev`.
 
+pub(crate) mod accept;
+pub(crate) mod authority;
+pub(crate) mod http;
+pub(crate) mod peer;
 mod unix;
 
 use std::{io, net::SocketAddr, path::PathBuf};
@@ -8,7 +14,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use crate::systemd::Handed;
-pub(crate) use unix::UnixSocket;
+pub use peer::Peer;
+use unix::UnixSocket;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
