@@ -212,6 +212,7 @@ impl App {
             started: SystemTime::now(),
             readiness: self.readiness().clone(),
             sources: self.supervisor.each(),
+            refused: self.supervisor.refused(),
             source: self.source(),
             configuration: self.configuration.subscribe(),
             identities: self.identities(),

@@ -11,6 +11,7 @@ pub mod event;
 pub mod failover;
 pub mod files;
 pub mod jwt;
+mod refused;
 mod renewal;
 pub mod supervisor;
 pub mod warm;

@@ -63,6 +63,7 @@ fn everything() -> String {
     let rollout = RolloutMetrics::default();
     let source = SourceMetrics::new(&["transient"], &RenewalEvent::NAMES);
     source.active(&Arc::from("unix:///agent.sock"));
+    source.refused([("svid", 0)]);
     let readiness = Readiness::default();
     let _latch = readiness.latch("identity", "not yet");
     let outcomes = |metrics: Outcomes| {
@@ -108,6 +109,7 @@ fn snapshot() -> IdentitySnapshot {
         bundles: [(trust_domain.clone(), Arc::new(bundle))].into(),
         trust_domain: Some(trust_domain),
         crls: Vec::new(),
+        refusals: Vec::new(),
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn bad_request(reason: &str) -> Refused {
 }
 
 pub(super) async fn sources(State(sight): State<Arc<Sight>>) -> Json<Value> {
-    Json(json!({ "sources": sight.sources() }))
+    Json(json!({ "sources": sight.sources(), "refused": sight.refused() }))
 }
 
 pub(super) async fn identities(State(sight): State<Arc<Sight>>) -> Json<Value> {

@@ -22,7 +22,7 @@ use tokio::time::{Duration, sleep, timeout};
 
 use super::{
     debug::{Params, Refused},
-    view::{self, Clients, Configuration, Event, Identity, InService, Sight, Source, Token, Trust},
+    view::{self, Clients, Configuration, Event, Identity, InService, LeftOut, Sight, Source, Token, Trust},
 };
 
 /// Streams on one page.
@@ -48,6 +48,7 @@ struct Page<'a> {
     revision: u64,
     pending: Vec<(&'static str, String)>,
     sources: Vec<Source>,
+    refused: Vec<LeftOut>,
     in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
@@ -90,6 +91,7 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
         revision,
         pending: conditions.filter_map(|it| Some((it.name, it.pending?.into_owned()))).collect(),
         sources: sight.sources(),
+        refused: sight.refused(),
         in_service: sight.in_service(),
         identities: view::identities(&state, now),
         tokens: view::tokens(&tokens, now),

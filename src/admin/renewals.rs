@@ -54,6 +54,8 @@ fn note(event: &RenewalEvent, journal: &Journal) {
         E::Renewed { spiffe_id, serial, not_after } => {
             (Weight::Routine, spiffe_id.to_string(), format!("serial {serial}, until {}", view::seconds(*not_after)))
         }
+        E::ItemRefused { item, reason, .. } => (Weight::Problem, item.to_string(), reason.to_string()),
+        E::ItemAccepted { item } => (Weight::Notice, item.to_string(), String::new()),
         E::Expiring { spiffe_id, not_after, .. } | E::Expired { spiffe_id, not_after, .. } => {
             (Weight::Problem, spiffe_id.to_string(), format!("ends {}", view::seconds(*not_after)))
         }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::actions::Actions;
 use crate::{
-    identity::{Availability, JwtSnapshot},
+    identity::{Availability, JwtSnapshot, Refusal},
     lifecycle::Readiness,
     server::Streams,
     source::{LineStatus, SourceStatus},
@@ -27,7 +27,7 @@ use crate::{
 pub use client::{Clients, Name, Stream, Totals};
 pub use configuration::{Change, Configuration, Origin, Reloaded, Setting};
 pub use identity::{Authority, Identity, Token, Trust, identities, tokens, trust};
-pub use source::{InService, Source, SourceState, Standing};
+pub use source::{InService, LeftOut, Source, SourceState, Standing};
 
 /// What is looked at. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Sight {
     pub readiness: Readiness,
     /// Where identities come from, the preferred source first.
     pub sources: watch::Receiver<Arc<[LineStatus]>>,
+    /// What of their answers is left out of what is served.
+    pub refused: watch::Receiver<Arc<[Refusal]>>,
     /// How the one in service does.
     pub source: watch::Receiver<SourceStatus>,
     /// The configuration in force; none where the program was not started from one.

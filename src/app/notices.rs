@@ -9,7 +9,7 @@ use tokio::sync::{
 
 use crate::{
     hooks::{Notice, rfc3339},
-    identity::{JwtRequest, JwtSubject, SpiffeId},
+    identity::{JwtRequest, JwtSubject, RefusedItem, SpiffeId},
     output::OutputEvent,
     source::{ErrorKind, RenewalEvent},
     telemetry::metrics::MissedEvents,
@@ -102,6 +102,11 @@ fn of_renewal(event: &RenewalEvent) -> Notice {
             notice.reason = Some(reason.to_string());
         }
         RenewalEvent::WarmEnded { confirmed: false } => notice.reason = Some("denied".to_owned()),
+        RenewalEvent::ItemRefused { item, reason, .. } => {
+            left_out(&mut notice, item);
+            notice.reason = Some(reason.to_string());
+        }
+        RenewalEvent::ItemAccepted { item } => left_out(&mut notice, item),
         RenewalEvent::SourceUp
         | RenewalEvent::Unchanged
         | RenewalEvent::WarmStarted { .. }
@@ -124,6 +129,12 @@ fn of_output(event: &OutputEvent) -> Notice {
         }
     }
     notice
+}
+
+fn left_out(notice: &mut Notice, item: &RefusedItem) {
+    notice.kind = Some(item.kind());
+    notice.item = Some(item.to_string());
+    notice.trust_domain = item.trust_domain();
 }
 
 fn certificate(notice: &mut Notice, id: Option<&SpiffeId>, serial: Option<&Arc<str>>, not_after: Option<SystemTime>) {

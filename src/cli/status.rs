@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::admin::{self, encoded};
-use crate::admin::view::{Clients, Configuration, Identity, InService, Life, Source, Standing, Token, Trust};
+use crate::admin::view::{Clients, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust};
 
 const HEADER: Style = Style::new().bold();
 const TITLE: Style = AnsiColor::Green.on_default().bold();
@@ -18,7 +18,8 @@ const BAD: Style = AnsiColor::Red.on_default();
 
 /// Shows sources, identities and who holds what, of a running server.
 ///
-/// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, a client or the
+/// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, something that
+/// a source sent is left out, a client or the
 /// server itself (its new configuration) refused something, or no server answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
@@ -52,6 +53,7 @@ pub(super) struct Args {
 struct Status {
     good: bool,
     sources: Vec<Source>,
+    refused: Vec<LeftOut>,
     in_service: InService,
     identities: Vec<Identity>,
     tokens: Vec<Token>,
@@ -63,6 +65,9 @@ struct Status {
 #[derive(Deserialize)]
 struct Sources {
     sources: Vec<Source>,
+    /// An older server does not say it.
+    #[serde(default)]
+    refused: Vec<LeftOut>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +113,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 impl Status {
     async fn read(args: &Args) -> anyhow::Result<Self> {
-        let Sources { sources } = args.server.get("/debug/sources").await?;
+        let Sources { sources, refused } = args.server.get("/debug/sources").await?;
         let Identities { in_service, identities, tokens } = args.server.get("/debug/identities").await?;
         let Domains { trust_domains } = args.server.get("/debug/trust").await?;
         let (text, state) = (encoded(&args.search), encoded(&args.state));
@@ -118,13 +123,19 @@ impl Status {
         let good = matches!(in_service.state, Standing::Served | Standing::Warm | Standing::BundlesOnly)
             && !sources.iter().any(|source| source.state.is_problem())
             && identities.iter().all(|identity| identity.state != Life::Expired)
+            && refused.is_empty()
             && clients.totals.error == 0
             && !configuration.as_ref().is_some_and(Configuration::is_refused);
-        Ok(Self { good, sources, in_service, identities, tokens, trust_domains, clients, configuration })
+        Ok(Self { good, sources, refused, in_service, identities, tokens, trust_domains, clients, configuration })
     }
 
     fn tables(&self) -> String {
-        let parts = [self.source_table(), self.identity_table(), self.trust_table(), self.client_table()];
+        let parts = [
+            self.source_table() + &self.refused_lines(),
+            self.identity_table(),
+            self.trust_table(),
+            self.client_table(),
+        ];
         let mut text = parts.join("\n");
         if let Some(configuration) = &self.configuration {
             let style = if configuration.is_refused() { BAD } else { PLAIN };
@@ -153,6 +164,16 @@ impl Status {
             (style, vec![source.name.clone(), source.state.text().to_owned(), serves.to_owned(), update, error])
         });
         table("Sources", &["SOURCE", "STATE", "IN SERVICE", "LAST UPDATE", "ERROR"], rows.collect())
+    }
+
+    /// Nothing where nothing is left out.
+    fn refused_lines(&self) -> String {
+        let word = |kept| if kept { ", its last good state is kept" } else { "" };
+        let said = self
+            .refused
+            .iter()
+            .map(|it| format!("{BAD}left out: {} ({}){}{BAD:#}\n", line(&it.item), line(&it.reason), word(it.kept)));
+        said.collect()
     }
 
     fn identity_table(&self) -> String {

@@ -47,7 +47,10 @@ pub struct Notice {
     /// Authorities or keys that are gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed: Option<usize>,
-    /// What a failure means: `transient`, `not_entitled` or `misconfigured`.
+    /// What is left out of what is served, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// What a failure means: `transient`, `not_entitled` or `misconfigured`. Of something that is left out: what it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<&'static str>,
     /// The source that is in service now, or that failed.

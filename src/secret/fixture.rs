@@ -23,7 +23,7 @@ pub(crate) fn snapshot(svids: &[(&str, &str)], bundles: &[(&str, &[&str])]) -> I
         (td.clone(), Arc::new(TrustBundle::new(td, authorities)))
     });
     let trust_domain = svids.first().map(|svid| svid.id.trust_domain().clone());
-    IdentitySnapshot { trust_domain, bundles: bundles.collect(), svids, crls: Vec::new() }
+    IdentitySnapshot { trust_domain, bundles: bundles.collect(), svids, crls: Vec::new(), refusals: Vec::new() }
 }
 
 fn svid(id: &str, leaf: &str) -> Svid {

@@ -244,7 +244,7 @@ pub(crate) fn svid_response(
         return Err(DecodeError::TooManyBundles { count: bundles.len(), limit: limits.bundles });
     }
     let trust_domain = svids.first().map(|svid| svid.id.trust_domain().clone());
-    Ok(IdentitySnapshot { svids, bundles, trust_domain, crls })
+    Ok(IdentitySnapshot { svids, bundles, trust_domain, crls, refusals: Vec::new() })
 }
 
 pub(crate) fn bundles_response(
@@ -261,7 +261,7 @@ pub(crate) fn bundles_response(
     if bundles.is_empty() {
         return Err(DecodeError::NoBundles);
     }
-    Ok(IdentitySnapshot { svids: Vec::new(), bundles, trust_domain, crls })
+    Ok(IdentitySnapshot { svids: Vec::new(), bundles, trust_domain, crls, refusals: Vec::new() })
 }
 
 /// The serial number of a certificate as Envoy prints it: lower-case hexadecimal without a leading zero

@@ -2,6 +2,7 @@
 //! name (its `event` field, one of [`RenewalEvent::NAMES`]).
 
 mod log;
+mod reporter;
 
 use std::{
     collections::BTreeSet,
@@ -9,14 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::broadcast;
-
 use super::{ErrorKind, failover::SwitchReason};
-use crate::{
-    identity::{JwtRequest, SpiffeId, TrustDomain},
-    telemetry::metrics::SourceMetrics,
-};
-use log::log;
+use crate::identity::{JwtRequest, RefusedItem, SpiffeId, TrustDomain};
+pub(super) use reporter::{BAD_MESSAGE, Reporter};
 
 /// One outcome of the renewal engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +66,21 @@ pub enum RenewalEvent {
         error: Arc<str>,
         /// Failures in a row, this one included.
         failures: u32,
+    },
+    /// One thing that the source sent is left out, for the first time or for another reason than before. Everything
+    /// beside it is served.
+    ItemRefused {
+        /// What.
+        item: RefusedItem,
+        /// The rule that it breaks, and what to do about it.
+        reason: Arc<str>,
+        /// Whether what was good of it before is in service in its place.
+        kept: bool,
+    },
+    /// What was left out is so no more: it is good now, or the source does not send it any more.
+    ItemAccepted {
+        /// What.
+        item: RefusedItem,
     },
     /// Less than a third of an SVID's life is left and no renewal came.
     Expiring {
@@ -189,7 +200,7 @@ pub enum RenewalEvent {
 
 impl RenewalEvent {
     /// Every name that [`RenewalEvent::name`] returns, and so every value of the log field `event`.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 23] = [
         "source_up",
         "source_down",
         "source_switched",
@@ -197,6 +208,8 @@ impl RenewalEvent {
         "svid_renewed",
         "identity_unchanged",
         "renewal_failed",
+        "item_refused",
+        "item_accepted",
         "svid_expiring",
         "svid_expired",
         "trust_changed",
@@ -224,6 +237,8 @@ impl RenewalEvent {
             Self::Renewed { .. } => "svid_renewed",
             Self::Unchanged => "identity_unchanged",
             Self::RenewalFailed { .. } => "renewal_failed",
+            Self::ItemRefused { .. } => "item_refused",
+            Self::ItemAccepted { .. } => "item_accepted",
             Self::Expiring { .. } => "svid_expiring",
             Self::Expired { .. } => "svid_expired",
             Self::TrustChanged { .. } => "trust_changed",
@@ -239,109 +254,5 @@ impl RenewalEvent {
             Self::WarmStarted { .. } => "warm_started",
             Self::WarmEnded { .. } => "warm_ended",
         }
-    }
-}
-
-/// Hands events to subscribers and to the log.
-#[derive(Debug)]
-pub(super) struct Reporter {
-    events: broadcast::Sender<RenewalEvent>,
-    metrics: SourceMetrics,
-    last_failure: Option<Arc<str>>,
-    repeats: u32,
-}
-
-/// How metrics spell the failures of sessions: each [`ErrorKind`], and messages that were refused.
-const FAILURES: [&str; 4] =
-    [ErrorKind::Transient.as_str(), ErrorKind::NotEntitled.as_str(), ErrorKind::Misconfigured.as_str(), BAD_MESSAGE];
-pub(super) const BAD_MESSAGE: &str = "bad_message";
-
-/// Equal failures in a row that are logged as they deserve; later ones are for debugging.
-const LOUD_REPEATS: u32 = 3;
-
-impl Reporter {
-    pub(super) fn new(capacity: usize) -> Self {
-        let metrics = SourceMetrics::new(&FAILURES, &RenewalEvent::NAMES);
-        Self { events: broadcast::Sender::new(capacity), metrics, last_failure: None, repeats: 0 }
-    }
-
-    /// A second one, for those who follow the first.
-    pub(super) fn beside(&self) -> Self {
-        Self { events: self.events.clone(), metrics: self.metrics.clone(), last_failure: None, repeats: 0 }
-    }
-
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<RenewalEvent> {
-        self.events.subscribe()
-    }
-
-    /// What is counted about the source.
-    pub(super) fn metrics(&self) -> &SourceMetrics {
-        &self.metrics
-    }
-
-    /// Counts the events that the slowest subscriber has not taken yet.
-    pub(super) fn depth(&self) -> impl Fn() -> usize + Send + Sync + 'static {
-        let events = self.events.clone();
-        move || events.len()
-    }
-
-    pub(super) fn report(&mut self, event: RenewalEvent) {
-        self.metrics.event(event.name());
-        log(&event, self.is_loud(&event));
-        // Nobody listening is fine.
-        let _ = self.events.send(event);
-    }
-
-    /// Whether a failure is news. A misconfiguration always is: it cannot heal by itself, and is retried slowly.
-    fn is_loud(&mut self, event: &RenewalEvent) -> bool {
-        let error = match event {
-            RenewalEvent::SourceDown { kind: ErrorKind::Misconfigured, .. } => return true,
-            // Many requests fail for one reason, so each counts for itself.
-            RenewalEvent::JwtRenewalFailed { kind, failures, .. }
-            | RenewalEvent::JwtKeysFailed { kind, failures, .. } => {
-                return *kind == ErrorKind::Misconfigured || *failures <= LOUD_REPEATS;
-            }
-            // Several may be down for different reasons, so each counts for itself.
-            RenewalEvent::StandbyDown { failures, .. } => return *failures == 1,
-            RenewalEvent::SourceDown { error, .. } | RenewalEvent::RenewalFailed { error, .. } => error,
-            RenewalEvent::SourceUp => {
-                self.last_failure = None;
-                return true;
-            }
-            _ => return true,
-        };
-        if self.last_failure.as_ref() == Some(error) {
-            self.repeats = self.repeats.saturating_add(1);
-        } else {
-            self.last_failure = Some(error.clone());
-            self.repeats = 1;
-        }
-        self.repeats <= LOUD_REPEATS
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn down(error: &str) -> RenewalEvent {
-        RenewalEvent::SourceDown { kind: ErrorKind::Transient, error: error.into(), failures: 1 }
-    }
-
-    #[test]
-    fn equal_failures_are_news_three_times() {
-        let mut reporter = Reporter::new(1);
-        let loud: Vec<_> = (0..5).map(|_| reporter.is_loud(&down("a"))).collect();
-        assert_eq!(loud, [true, true, true, false, false]);
-        assert!(reporter.is_loud(&down("b")), "another failure is news");
-        assert!(reporter.is_loud(&RenewalEvent::SourceUp));
-        assert!(reporter.is_loud(&down("b")), "the same one after a recovery too");
-    }
-
-    #[test]
-    fn misconfiguration_is_always_news() {
-        let mut reporter = Reporter::new(1);
-        let event = RenewalEvent::SourceDown { kind: ErrorKind::Misconfigured, error: "a".into(), failures: 1 };
-        assert!((0..9).all(|_| reporter.is_loud(&event)));
     }
 }

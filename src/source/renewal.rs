@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{ErrorKind, RenewalEvent, SourceError, decode};
-use crate::identity::{Availability, IdentitySnapshot, TrustBundle, TrustDomain};
+use crate::identity::{Availability, IdentitySnapshot, Refusal, TrustBundle, TrustDomain};
 use expiry::ExpiryWatch;
 
 /// One moment on both clocks: certificates live on the wall clock, grace times must not jump with it.
@@ -28,6 +28,8 @@ pub(super) struct Moment {
 pub(super) struct Outcome {
     pub(super) publish: Option<Availability>,
     pub(super) events: Vec<RenewalEvent>,
+    /// What is left out from now on; `None` where that stays as it is.
+    pub(super) refusals: Option<Vec<Refusal>>,
 }
 
 /// The state of one workload's renewal.
@@ -88,7 +90,7 @@ impl Renewal {
     /// reports the failure as any other.
     pub(super) fn on_snapshot(&mut self, snapshot: IdentitySnapshot, now: Moment) -> Result<Outcome, SourceError> {
         check(&snapshot, now)?;
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { refusals: Some(snapshot.refusals.clone()), ..Outcome::default() };
         self.failures = 0;
         self.proven = true;
         if !self.up {
@@ -139,7 +141,7 @@ impl Renewal {
 
     /// Does what is due at `now`; harmless when nothing is.
     pub(super) fn on_alarm(&mut self, now: Moment) -> Outcome {
-        let mut outcome = Outcome { publish: None, events: self.expiry.due(now.wall) };
+        let mut outcome = Outcome { events: self.expiry.due(now.wall), ..Outcome::default() };
         let Some(denial) = &mut self.denial else { return outcome };
         if denial.deadline.is_none_or(|deadline| now.steady < deadline) {
             return outcome;

@@ -32,6 +32,7 @@ use super::{
     backoff::{self, Backoff},
     event::{BAD_MESSAGE, Reporter},
     failover::{self, Failover, Switch},
+    refused::Scope,
     renewal::{self, Moment, Outcome, Renewal},
 };
 use crate::{
@@ -296,6 +297,9 @@ impl Supervisor {
         }
         for event in outcome.events {
             self.reporter.report(event);
+        }
+        if let Some(refusals) = outcome.refusals {
+            self.reporter.refuse(Scope::X509, &refusals);
         }
     }
 

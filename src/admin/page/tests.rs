@@ -16,6 +16,7 @@ fn router(streams: crate::server::Streams) -> Router {
         started: SystemTime::now(),
         readiness: crate::lifecycle::Readiness::default(),
         sources: watch::Sender::new(Arc::from([])).subscribe(),
+        refused: watch::Sender::new(Arc::from([])).subscribe(),
         source: watch::Sender::default().subscribe(),
         configuration: watch::Sender::default().subscribe(),
         identities: watch::Sender::default().subscribe(),

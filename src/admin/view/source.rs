@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Sight, time};
 use crate::{
-    identity::Availability,
+    identity::{Availability, Refusal},
     source::{ErrorKind, LineStatus, Standing as Session},
 };
 
@@ -47,6 +47,33 @@ pub enum SourceState {
     Down,
 }
 
+/// Something that a source sent and that is left out of what is served.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// `svid`, `bundle`, `authority`, `crl`, `jwt_bundle` or `jwt_key`.
+    pub kind: String,
+    /// What it is, in words.
+    pub item: String,
+    /// The rule that it breaks, and what to do about it.
+    pub reason: String,
+    /// How many things this stands for: 1, but for those beyond a limit.
+    pub count: usize,
+    /// Whether what was good of it before is in service in its place.
+    pub kept: bool,
+}
+
+impl From<&Refusal> for LeftOut {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            kind: refusal.item.kind().to_owned(),
+            item: refusal.item.to_string(),
+            reason: refusal.reason.to_string(),
+            count: refusal.count,
+            kept: refusal.kept,
+        }
+    }
+}
+
 /// What is in service, as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InService {
@@ -79,6 +106,12 @@ impl Sight {
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
         self.sources.borrow().iter().map(Source::from).collect()
+    }
+
+    /// What of the sources' answers is left out.
+    #[must_use]
+    pub fn refused(&self) -> Vec<LeftOut> {
+        self.refused.borrow().iter().map(LeftOut::from).collect()
     }
 
     /// What is in service.

@@ -34,6 +34,7 @@ fn snapshot() -> IdentitySnapshot {
         bundles: [bundle("example.org"), bundle("partner.test")].into(),
         trust_domain: Some(td("example.org")),
         crls: Vec::new(),
+        refusals: Vec::new(),
     }
 }
 

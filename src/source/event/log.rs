@@ -47,6 +47,14 @@ pub(super) fn log(event: &RenewalEvent, loud: bool) {
         RenewalEvent::RenewalFailed { error, failures } => {
             tracing::debug!(event = name, %error, failures, "update refused, last good state kept");
         }
+        RenewalEvent::ItemRefused { item, reason, kept } => {
+            let kind = item.kind();
+            tracing::warn!(event = name, kind, %item, %reason, kept, "left out of what is served");
+        }
+        RenewalEvent::ItemAccepted { item } => {
+            let kind = item.kind();
+            tracing::info!(event = name, kind, %item, "left out no more");
+        }
         RenewalEvent::Expiring { spiffe_id, serial, not_after } => {
             let not_after = rfc3339(*not_after);
             tracing::warn!(event = name, %spiffe_id, %serial, %not_after, "svid expires soon and is not renewed");

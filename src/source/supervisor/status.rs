@@ -6,6 +6,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::Supervisor;
 use crate::{
+    identity::Refusal,
     source::{ErrorKind, RenewalEvent, event::Reporter},
     telemetry::metrics::{Depth, SourceMetrics},
 };
@@ -28,6 +29,12 @@ impl Supervisor {
     #[must_use]
     pub fn each(&self) -> watch::Receiver<Arc<[LineStatus]>> {
         self.each.subscribe()
+    }
+
+    /// What the sources sent and is left out of what is served, now and as it changes; of X.509 and JWT alike.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Arc<[Refusal]>> {
+        self.reporter.refused()
     }
 
     pub(in crate::source) fn reporter(&self) -> &Reporter {

@@ -23,6 +23,7 @@ struct Inner {
     failures: Family<Kind, Counter>,
     renewals: Family<Named, Counter>,
     active: Family<Source, Gauge>,
+    refused: Family<Kind, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +70,13 @@ impl SourceMetrics {
         self.0.active.get_or_create(&Source { source: name.clone() }).set(1);
     }
 
+    /// So many things of each kind are left out of what is served.
+    pub fn refused(&self, counts: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (kind, count) in counts {
+            self.0.refused.get_or_create(&Kind { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// A session failed in this way, as the last of so many in a row.
     pub fn failed(&self, kind: &'static str, in_a_row: u32) {
         self.0.up.set(0);
@@ -90,6 +98,8 @@ impl SourceMetrics {
         let help = "Sessions that failed since the source last gave something usable";
         registry.register("source_consecutive_failures", help, it.failures_in_a_row.clone());
         registry.register("source_active", "The source whose identities are in service", it.active.clone());
+        let help = "Things that the source sent and that are left out of what is served, by what they are";
+        registry.register("refused_items", help, it.refused.clone());
         registry.register("source_failures", "Sessions that failed, by what it means", it.failures.clone());
         registry.register("renewal_events", "What happened to identities, by event", it.renewals.clone());
     }

@@ -54,6 +54,7 @@ fn snapshot() -> IdentitySnapshot {
         .into(),
         trust_domain: Some(TrustDomain::new("example.org").unwrap()),
         crls: Vec::new(),
+        refusals: Vec::new(),
     }
 }
 

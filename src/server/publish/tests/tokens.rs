@@ -33,6 +33,7 @@ fn state(leaf: &str, authority: &str) -> Availability {
         bundles: [(td.clone(), Arc::new(bundle))].into(),
         trust_domain: Some(td),
         crls: Vec::new(),
+        refusals: Vec::new(),
     }))
 }
 
