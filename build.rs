@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
 
-    let workload = protox::compile(["workload.proto"], ["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_file("workload.proto")?;
+    let workload = compiler.file_descriptor_set();
+    fs::write(out.join("workload.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         // Keys arrive in the transport's own buffer and are copied once, into a zeroizing one.
         .bytes(".")

@@ -102,7 +102,7 @@ impl Cli {
             Command::Resend(args) => operate::resend(args).await,
             Command::LogLevel(args) => operate::log_level(args).await,
             Command::RefreshTokens(args) => operate::refresh_tokens(args).await,
-            Command::Bootstrap(args) => bootstrap::run(&args),
+            Command::Bootstrap(args) => bootstrap::run(&args).await,
             Command::Fetch(args) => fetch::run(args).await,
             Command::Watch(args) => watch::run(args).await,
             Command::Completions(args) => completions::run(&args),

@@ -63,6 +63,8 @@ pub struct Config {
     pub jwt: JwtConfig,
     /// Where to listen, one or more: Unix sockets (the directory must exist) and loopback TCP (port 0 picks one).
     pub listen: Vec<Endpoint>,
+    /// The file mode of the Unix sockets: who may connect, and so gets every private key.
+    pub socket_mode: u32,
 }
 
 /// One identity to issue.
@@ -87,7 +89,7 @@ pub enum Rotation {
 }
 
 impl Config {
-    /// No identities, one hour of TTL, listening on `listen`.
+    /// No identities, one hour of TTL, listening on `listen`, where only the own user may connect.
     #[must_use]
     pub fn new(trust_domain: TrustDomain, listen: Endpoint) -> Self {
         Self {
@@ -102,6 +104,7 @@ impl Config {
             bundles_need_identity: false,
             jwt: JwtConfig::default(),
             listen: vec![listen],
+            socket_mode: 0o600,
         }
     }
 

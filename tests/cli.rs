@@ -178,6 +178,7 @@ mod check {
             bundles_need_identity: identities.is_empty(),
             jwt: JwtConfig::default(),
             listen: vec![Endpoint::Unix(directory.path().join("agent.sock"))],
+            socket_mode: 0o600,
         })
         .await
         .unwrap()

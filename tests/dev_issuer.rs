@@ -6,17 +6,23 @@
 mod fixture;
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use fixture::{Fixture, bounded, certificates, connect, id, ids, next, serial, td, with_header};
+use fixture::{Fixture, bounded, certificates, channel, connect, id, ids, next, serial, td, with_header};
 use spiffe_sds::{
     dev::{CaStep, Config, DevError, DevIssuer, Event, Rotation, Template},
     source::Endpoint,
-    workload_api_proto::{X509BundlesRequest, X509svidRequest},
+    workload_api_proto::{JwtBundlesRequest, JwtsvidRequest, X509BundlesRequest, X509svidRequest},
 };
 use tonic::{Code, Request, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 #[tokio::test]
@@ -33,6 +39,57 @@ async fn the_security_header_is_required() {
     let traffic = *fixture.issuer.traffic().borrow();
     assert_eq!((traffic.refused, traffic.streams), (3, 0));
     assert!(fixture.svids().await.is_ok());
+}
+
+#[tokio::test]
+async fn what_an_agent_serves_beside_the_workload_api_is_there() {
+    let fixture = Fixture::with(&["web"]).await;
+    let channel = channel(fixture.issuer.endpoint()).await;
+    for service in ["", "SpiffeWorkloadAPI"] {
+        let asked = HealthCheckRequest { service: service.to_owned() };
+        let health = bounded(HealthClient::new(channel.clone()).check(asked)).await.unwrap().into_inner();
+        assert_eq!(health.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let message_request = Some(MessageRequest::FileContainingSymbol("SpiffeWorkloadAPI".to_owned()));
+    let asked = ServerReflectionRequest { host: String::new(), message_request };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut answers =
+        bounded(reflection.server_reflection_info(tokio_stream::iter([asked]))).await.unwrap().into_inner();
+    let answer = bounded(answers.message()).await.unwrap().unwrap().message_response;
+    assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn tokens_are_asked_for_by_spiffe_ids_and_keys_are_those_of_a_plain_jwk_set() {
+    let mut fixture = Fixture::with(&["web"]).await;
+    let ask = |spiffe_id: &str| {
+        with_header(JwtsvidRequest { audience: vec!["x".to_owned()], spiffe_id: spiffe_id.to_owned() })
+    };
+    for malformed in
+        ["garbage", "spiffe://", "spiffe://Example.org/web", "spiffe://example.org/we b", "https://example.org/web"]
+    {
+        let refused = bounded(fixture.api.fetch_jwtsvid(ask(malformed))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{malformed}: {refused}");
+    }
+    let unknown = bounded(fixture.api.fetch_jwtsvid(ask("spiffe://example.org/nobody"))).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::PermissionDenied);
+    bounded(fixture.api.fetch_jwtsvid(ask("spiffe://example.org/web"))).await.unwrap();
+
+    let mut bundles =
+        bounded(fixture.api.fetch_jwt_bundles(with_header(JwtBundlesRequest {}))).await.unwrap().into_inner();
+    let message = next(&mut bundles).await.unwrap();
+    let set: serde_json::Value = serde_json::from_slice(&message.bundles["spiffe://example.org"]).unwrap();
+    assert!(set["keys"][0]["kid"].is_string() && set["keys"][0].get("use").is_none(), "{set}");
+}
+
+#[tokio::test]
+async fn the_socket_has_the_mode_that_is_asked_for() {
+    let mode = |fixture: &Fixture| {
+        let Endpoint::Unix(path) = fixture.issuer.endpoint() else { panic!("a Unix socket was asked for") };
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&Fixture::with(&["web"]).await), 0o600);
+    assert_eq!(mode(&Fixture::start(|config| config.socket_mode = 0o660).await), 0o660);
 }
 
 #[tokio::test]

@@ -19,7 +19,10 @@ use spiffe_sds::{
     dev::envoy::{Envoy, EnvoyBinary, Load, admin::until, install, process, provision},
     envoy::{Action, Address, Bootstrap, Inject, JwtVerifier, Listener, Sds, Tls, Upstream, Variant},
 };
-use support::envoy::{BOUND, all, latest, oldest};
+use support::{
+    app::Place,
+    envoy::{BOUND, all, latest, oldest},
+};
 
 const SERVER: &str = "spiffe://example.org/server";
 const CLIENT: &str = "spiffe://example.org/client";
@@ -250,6 +253,41 @@ fn an_old_envoy_gets_the_prefix_with_the_token() {
     }
 }
 
+/// What `spiffe-sds bootstrap` prints with these flags, or its complaint.
+fn printed(flags: &[&str]) -> Result<String, String> {
+    let output =
+        assert_cmd::Command::cargo_bin("spiffe-sds").unwrap().env_clear().arg("bootstrap").args(flags).output();
+    let output = output.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The key of a roll-over is refused until the keys are fetched anew, so that interval is what the server announces.
+#[tokio::test]
+async fn keys_are_fetched_as_often_as_the_bundle_endpoint_says() {
+    fn interval(flags: &[&str]) -> Option<String> {
+        let text = printed(&[&["--verify-jwt", "domain.test=x"], flags].concat()).unwrap();
+        text.lines().find_map(|line| line.trim().strip_prefix("cache_duration: ").map(str::to_owned))
+    }
+    let nobody = ["--bundles", "unix:///nobody/listens/here.sock"];
+    assert_eq!(interval(&nobody).as_deref(), Some("60s"));
+    assert_eq!(interval(&[&nobody[..], &["--refresh-hint", "5s"]].concat()).as_deref(), Some("5s"));
+
+    let place = Place::new().await;
+    let endpoint = format!("unix://{}", place.at("bundles.sock").display());
+    let mut running =
+        place.run("bundle_endpoint: {refresh_hint: 7s, listeners: [{unix: {path: '$/bundles.sock'}}]}\n").await;
+    running.renewed(&place.issuer.svids()[0].serial).await;
+    // The endpoint is there before it has anything to say.
+    let announced = async || {
+        let endpoint = endpoint.clone();
+        let asked = tokio::task::spawn_blocking(move || interval(&["--bundles", &endpoint])).await.unwrap();
+        if asked.as_deref() == Some("7s") { Ok(()) } else { Err(format!("{asked:?}")) }
+    };
+    until(BOUND, "the refresh hint", announced).await.unwrap();
+    running.stop().await;
+}
+
 /// Flags are put together in more ways than there are examples.
 #[test]
 fn envoy_loads_what_the_command_prints() {
@@ -257,22 +295,33 @@ fn envoy_loads_what_the_command_prints() {
     let verify = ["--verify-jwt", "example.org=payments", "--verify-jwt", "example.org=billing"];
     let partner = ["--verify-jwt", "partner.example=payments", "--bundles", "tcp://127.0.0.1:18001"];
     let token = ["--token", "jwt-bearer:payments", "--upstream", "127.0.0.1:8443"];
+    let clusters = dir.path().join("clusters.yaml");
     let mut files = Vec::new();
     for variant in Variant::ALL {
         let variant = ["--variant", variant.name()];
         let mut wanted =
             vec![variant.to_vec(), [&variant[..], &verify].concat(), [&variant[..], &verify, &partner].concat()];
-        if !variant[1].starts_with("ads") {
-            // A static upstream with secrets over ADS is refused, because Envoy crashes on it.
+        let p521 = ["--signature-algorithms", "ecdsa_secp521r1_sha512,ed25519", "--admin", "unix:///tmp/admin.sock"];
+        wanted.push([&variant[..], &p521].concat());
+        if variant[1].starts_with("ads") {
+            // A static upstream with secrets over ADS crashes Envoy, so that it has to come from a file.
+            let refused = printed(&[&variant[..], &token].concat()).unwrap_err();
+            assert!(refused.contains("--upstreams-from") && refused.contains("--fragment upstreams"), "{refused}");
+            let upstreams = printed(&[&variant[..], &token, &["--fragment", "upstreams"]].concat()).unwrap();
+            fs::write(&clusters, upstreams).unwrap();
+            let from = ["--upstreams-from", clusters.to_str().unwrap()];
+            wanted.push([&variant[..], &token, &from].concat());
+            wanted.push([&variant[..], &["--upstream", "tcp://127.0.0.1:8443"], &from].concat());
+        } else {
             wanted.extend([[&variant[..], &token].concat(), [&variant[..], &token, &partner].concat()]);
+            wanted.push([&variant[..], &["--upstream", "127.0.0.1:8443"]].concat());
         }
         for flags in wanted {
-            let mut command = assert_cmd::Command::cargo_bin("spiffe-sds").unwrap();
-            let output =
-                command.env_clear().arg("bootstrap").args(&flags).assert().success().get_output().stdout.clone();
+            let output = printed(&flags).unwrap();
             let file = dir.path().join(format!("{}.yaml", files.len()));
             fs::write(&file, &output).unwrap();
-            assert_eq!(String::from_utf8(output).unwrap().contains("jwt_authn"), flags.contains(&"--verify-jwt"));
+            assert_eq!(output.contains("jwt_authn"), flags.contains(&"--verify-jwt"));
+            assert_eq!(output.contains("cds_config"), flags.contains(&"--upstreams-from"));
             files.push(file);
         }
     }

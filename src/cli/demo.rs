@@ -224,7 +224,7 @@ fn cache_directory() -> PathBuf {
 
 /// Short lives, so that there is something to see; the user's own wishes win.
 fn issuer_config(args: &Args, ids: &Ids, directory: &Path) -> dev::Config {
-    let listen = Endpoint::Unix(args.socket.clone().unwrap_or_else(|| directory.join("agent.sock")));
+    let listen = args.socket.clone().unwrap_or_else(|| Endpoint::Unix(directory.join("agent.sock")));
     let config = dev::Config::new(args.trust_domain.clone(), listen);
     let mut config = config.identity(ids.frontend.clone(), None).identity(ids.backend.clone(), None);
     config.ttl = args.ttl.unwrap_or(Duration::from_secs(20));

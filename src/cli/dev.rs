@@ -1,14 +1,11 @@
 //! `dev`: the development issuer, alone or with two Envoys as a demonstration.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{colored, demo};
+use super::{admin, colored, demo};
 use crate::{
     dev::{self, DevIssuer, Event, Rotation},
     identity::{Hint, SpiffeId, TrustDomain},
@@ -30,9 +27,13 @@ const SHORTEST_TTL: Duration = Duration::from_secs(2);
     ("A foreign trust domain beside it", "spiffe-sds dev --federate partner.example --ca-rotate-every 1m"),
 ]))]
 pub(super) struct Args {
-    /// The Workload API socket. By default one in a fresh temporary directory; it is printed.
-    #[arg(long, value_name = "PATH")]
-    pub(super) socket: Option<PathBuf>,
+    /// Where the Workload API listens: a path, unix:///absolute/path or tcp://IP:port on loopback (port 0 picks one). By
+    /// default a socket in a fresh temporary directory; it is printed.
+    #[arg(long, value_name = "ADDRESS", value_parser = socket)]
+    pub(super) socket: Option<Endpoint>,
+    /// The file mode of the socket, octal: whoever may connect gets every private key.
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0600")]
+    pub(super) mode: u32,
     /// The trust domain of the issuer.
     #[arg(long, value_name = "NAME", default_value = "example.org")]
     pub(super) trust_domain: TrustDomain,
@@ -88,8 +89,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     if args.demo {
         return demo::run(&args, directory.path(), stop).await;
     }
-    let socket = args.socket.clone().unwrap_or_else(|| directory.path().join("agent.sock"));
-    let issuer = DevIssuer::start(args.issuer(Endpoint::Unix(socket))).await?;
+    let socket = args.socket.clone().unwrap_or_else(|| Endpoint::Unix(directory.path().join("agent.sock")));
+    let issuer = DevIssuer::start(args.issuer(socket)).await?;
     super::print(&format!(
         "# a development issuer, not for production; stop it with Ctrl-C\nexport SPIFFE_ENDPOINT_SOCKET={}\n",
         issuer.endpoint()
@@ -134,6 +135,7 @@ impl Args {
             config = config.identity(id, None);
         }
         config.federated.clone_from(&self.federate);
+        config.socket_mode = self.mode;
         if let Some(ttl) = self.ttl {
             config.ttl = ttl;
         }
@@ -160,6 +162,22 @@ fn identity(text: &str) -> Result<Identity, String> {
     SpiffeId::new(id).map(|id| Identity { id, hint }).map_err(|error| {
         format!("{error}; write such as spiffe://example.org/web or spiffe://example.org/web#internal")
     })
+}
+
+/// As [`admin::address`], and port 0 for any port.
+fn socket(text: &str) -> Result<Endpoint, String> {
+    match text.strip_prefix("tcp://").map(str::parse) {
+        Some(Ok(address)) => Ok(Endpoint::Tcp(address)),
+        _ => admin::address(text),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("write three octal digits after a zero, such as 0660".to_owned()),
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -190,6 +208,17 @@ mod tests {
                 .unwrap_err()
                 .ends_with("write such as spiffe://example.org/web or spiffe://example.org/web#internal")
         );
+    }
+
+    #[test]
+    fn sockets_are_addresses_with_a_mode() {
+        assert_eq!(socket("/tmp/a.sock"), Ok(Endpoint::Unix("/tmp/a.sock".into())));
+        assert_eq!(socket("unix:///tmp/a.sock"), Ok(Endpoint::Unix("/tmp/a.sock".into())));
+        assert_eq!(socket("tcp://127.0.0.1:0"), Ok(Endpoint::Tcp(([127, 0, 0, 1], 0).into())));
+        assert_eq!((mode("0666"), mode("660")), (Ok(0o666), Ok(0o660)));
+        for wrong in ["0888", "rw", "", "07777"] {
+            mode(wrong).unwrap_err();
+        }
     }
 
     #[test]

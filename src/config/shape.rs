@@ -110,6 +110,16 @@ pub(super) fn not_a_mapping(root: &Node) -> Option<Problem> {
     wrong.then(|| Problem::new(root.origin.clone(), "", wrong_kind(&root.value, &schema())))
 }
 
+/// What a name without a value could mean, and how to say it.
+const NULL_NAME: &str = "null without quotes means that nothing is written; write \"null\" for this very name, or leave \
+                         the key out";
+
+/// Whether the key at `path` is the name of a secret or of a client.
+fn is_a_name(path: &str) -> bool {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    key == "name" || key.ends_with("_name")
+}
+
 struct Pruning<'a> {
     problems: &'a mut Vec<Problem>,
     keys: Vec<Key>,
@@ -119,6 +129,8 @@ impl Pruning<'_> {
     /// Whether `node` may stay, after everything inside it that may not was removed.
     fn keep(&mut self, node: &mut Node, schema: &Schema, path: &str) -> bool {
         let expected = match &mut node.value {
+            // `default_bundle_name: null` comes from SPIRE's own documentation, where it is a name that nobody asks for.
+            Value::Null if is_a_name(path) => Some(NULL_NAME.to_owned()),
             Value::Null => None,
             Value::Map(entries) if properties(schema).is_some() => {
                 self.keep_entries(entries, schema, path);

@@ -84,6 +84,9 @@ pub enum DevError {
         /// What the library said.
         source: rcgen::Error,
     },
+    /// What reflection should tell does not fit together.
+    #[error("the protocol descriptions are broken; this is a bug of the build, please report it")]
+    Descriptors(#[source] tonic_reflection::server::Error),
     /// The operating system gave no random numbers.
     #[error("no random numbers for a serial number")]
     Random,

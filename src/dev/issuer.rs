@@ -57,10 +57,10 @@ impl DevIssuer {
         let mut sockets = Vec::new();
         let mut endpoints = Vec::new();
         for endpoint in &config.listen {
-            let (bound, endpoint, socket) = serve::bind(endpoint).await?;
+            let (bound, endpoint, socket) = serve::bind(endpoint, config.socket_mode).await?;
             let served = shared.served.subscribe();
             let api = WorkloadApi { served, traffic: shared.traffic.clone(), shared: Arc::clone(&shared) };
-            tasks.spawn(serve::accept(bound, api));
+            tasks.spawn(serve::accept(bound, api.traffic.clone(), serve::services(api).await?));
             tracing::warn!(
                 %endpoint,
                 trust_domain = %config.trust_domain,

@@ -2,6 +2,7 @@
 
 mod bind;
 mod jwt;
+mod services;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,16 +17,17 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::{JwtFault, shared::Shared};
 use crate::workload_api_proto::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
-    spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
+    spiffe_workload_api_server::SpiffeWorkloadApi,
 };
 
 pub(super) use bind::{Bound, SocketFile, bind};
+pub(super) use services::services;
 
 /// Workload Endpoint, section 6: proof that a request was not forged through a confused client.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -106,7 +108,7 @@ struct Open {
 }
 
 /// Accepts until it is dropped, and takes its connections with it.
-pub(super) async fn accept(bound: Bound, api: WorkloadApi) {
+pub(super) async fn accept(bound: Bound, traffic: watch::Sender<Traffic>, services: Routes) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -114,7 +116,7 @@ pub(super) async fn accept(bound: Bound, api: WorkloadApi) {
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok(io) => drop(connections.spawn(serve(io, api.clone()))),
+            Ok(io) => drop(connections.spawn(serve(io, traffic.clone(), services.clone()))),
             Err(error) => {
                 tracing::warn!(%error, "development issuer cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -123,13 +125,13 @@ pub(super) async fn accept(bound: Bound, api: WorkloadApi) {
     }
 }
 
-async fn serve(io: Box<dyn Io>, api: WorkloadApi) {
-    api.traffic.send_modify(|traffic| {
+async fn serve(io: Box<dyn Io>, traffic: watch::Sender<Traffic>, services: Routes) {
+    traffic.send_modify(|traffic| {
         traffic.connections += 1;
         traffic.connections_open += 1;
     });
-    let _open = Open { traffic: api.traffic.clone(), closed: |traffic| traffic.connections_open -= 1 };
-    let service = TowerToHyperService::new(SpiffeWorkloadApiServer::new(api));
+    let _open = Open { traffic, closed: |traffic| traffic.connections_open -= 1 };
+    let service = TowerToHyperService::new(services);
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION)

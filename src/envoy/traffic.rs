@@ -22,6 +22,9 @@ pub struct Tls {
     pub peers: Vec<String>,
     /// Whether sessions may be resumed. Off makes every handshake a full one with the current certificate.
     pub resumption: bool,
+    /// Signature algorithms in BoringSSL's names, such as `ecdsa_secp521r1_sha512`; empty leaves Envoy's own list, which
+    /// has neither P-521 nor Ed25519.
+    pub signature_algorithms: Vec<String>,
 }
 
 /// A port that Envoy opens, speaking HTTP/1.1 and HTTP/2.
@@ -76,13 +79,26 @@ pub enum Connections {
 impl Tls {
     /// Presents `svid`, validates with `validation`, accepts any peer that validates.
     pub fn new(svid: impl Into<String>, validation: impl Into<String>) -> Self {
-        Self { svid: svid.into(), validation: validation.into(), peers: Vec::new(), resumption: true }
+        Self {
+            svid: svid.into(),
+            validation: validation.into(),
+            peers: Vec::new(),
+            resumption: true,
+            signature_algorithms: Vec::new(),
+        }
     }
 
     /// Also accepts the peer with this SPIFFE ID; without any, all are.
     #[must_use]
     pub fn peer(mut self, id: impl Into<String>) -> Self {
         self.peers.push(id.into());
+        self
+    }
+
+    /// Signs, and accepts signatures, with these algorithms and no others. Both ends of a connection need them.
+    #[must_use]
+    pub fn signature_algorithms(mut self, algorithms: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.signature_algorithms = algorithms.into_iter().map(Into::into).collect();
         self
     }
 
@@ -96,9 +112,14 @@ impl Tls {
     /// `envoy.extensions.transport_sockets.tls.v3.CommonTlsContext`.
     pub(crate) fn common_context(&self, sds: &Sds) -> Value {
         let reference = |name: &str| json!({ "name": name, "sds_config": sds.config_source() });
+        // Both ends named: an Envoy client stops at TLS 1.2 unless told otherwise.
+        let mut parameters =
+            json!({ "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" });
+        if !self.signature_algorithms.is_empty() {
+            insert(&mut parameters, "signature_algorithms", json!(self.signature_algorithms));
+        }
         let mut context = json!({
-            // Both ends named: an Envoy client stops at TLS 1.2 unless told otherwise.
-            "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+            "tls_params": parameters,
             "tls_certificate_sds_secret_configs": [reference(&self.svid)],
         });
         let validation = reference(&self.validation);
@@ -299,6 +320,15 @@ mod tests {
         let matchers = &combined["default_validation_context"]["match_typed_subject_alt_names"];
         assert_eq!(matchers.as_array().unwrap().len(), 2);
         assert_eq!(matchers[1], json!({ "san_type": "URI", "matcher": { "exact": "spiffe://example.org/b" } }));
+    }
+
+    #[test]
+    fn signature_algorithms_are_named_only_if_asked_for() {
+        let parameters = |tls: &Tls| tls.common_context(&sds())["tls_params"].clone();
+        let tls = Tls::new("default", "ALL");
+        assert!(parameters(&tls).get("signature_algorithms").is_none(), "Envoy's own list is the default");
+        let tls = tls.signature_algorithms(["ecdsa_secp521r1_sha512", "ed25519"]);
+        assert_eq!(parameters(&tls)["signature_algorithms"], json!(["ecdsa_secp521r1_sha512", "ed25519"]));
     }
 
     #[test]

@@ -81,6 +81,10 @@ pub(crate) fn with_header<T>(message: T) -> Request<T> {
 }
 
 pub(crate) async fn connect(endpoint: &Endpoint) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(channel(endpoint).await)
+}
+
+pub(crate) async fn channel(endpoint: &Endpoint) -> Channel {
     let channel = tonic::transport::Endpoint::from_static("http://localhost");
     let channel = match endpoint.clone() {
         Endpoint::Unix(path) => {
@@ -92,7 +96,7 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> SpiffeWorkloadApiClient<Chan
             bounded(channel.connect_with_connector(tower::service_fn(dial))).await
         }
     };
-    SpiffeWorkloadApiClient::new(channel.unwrap())
+    channel.unwrap()
 }
 
 async fn unix(path: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {

@@ -92,6 +92,19 @@ fn unknown_keys_are_pointed_to_the_right_one() {
 }
 
 #[test]
+fn a_name_is_not_null() {
+    // As in SPIRE's documentation, where it is the word: a name that nobody asks for.
+    for key in ["default_svid_name", "default_bundle_name", "default_all_bundles_name"] {
+        for null in ["null", "~", "Null", ""] {
+            let problems = problems(&format!("secrets: {{{key}: {null}}}"));
+            let [problem] = &problems[..] else { panic!("{problems:?}") };
+            assert!(problem.contains(key) && problem.contains("write \"null\" for this very name"), "{problem}");
+        }
+        assert_eq!(problems(&format!("secrets: {{{key}: \"null\"}}")), [""; 0]);
+    }
+}
+
+#[test]
 fn kinds() {
     refused!(
         "limits: {connections: many}",

@@ -44,13 +44,14 @@ impl Key {
         public.verify(signed, signature).is_ok()
     }
 
-    /// The public half (RFC 7518, section 6.2), as a SPIFFE bundle has it.
+    /// The public half (RFC 7518, section 6.2), as SPIRE's agent gives it: without `use`, whose value in a SPIFFE bundle,
+    /// `jwt-svid`, keeps clients of plain JWK Sets from finding any key to verify signatures with.
     pub(super) fn jwk(&self) -> Value {
         // An uncompressed point: 4, x, y.
         let point = self.pair.public_key().as_ref();
         let (x, y) = (point.get(1..33).unwrap_or_default(), point.get(33..).unwrap_or_default());
         json!({
-            "use": "jwt-svid", "kty": "EC", "kid": self.kid, "crv": "P-256", "alg": "ES256",
+            "kty": "EC", "kid": self.kid, "crv": "P-256", "alg": "ES256",
             "x": Base64UrlUnpadded::encode_string(x), "y": Base64UrlUnpadded::encode_string(y),
         })
     }

@@ -1,4 +1,4 @@
-//! Binds the endpoints: Unix sockets that only their owner can open, and loopback TCP.
+//! Binds the endpoints: Unix sockets, which only their owner can open unless told otherwise, and loopback TCP.
 
 use std::{
     fs, io,
@@ -27,15 +27,18 @@ pub(in crate::dev) struct SocketFile {
     identity: (u64, u64),
 }
 
-/// Binds `endpoint` and tells where: the port of a TCP endpoint may have been 0.
-pub(in crate::dev) async fn bind(endpoint: &Endpoint) -> Result<(Bound, Endpoint, Option<SocketFile>), DevError> {
+/// Binds `endpoint` and tells where: the port of a TCP endpoint may have been 0. A Unix socket gets `mode`.
+pub(in crate::dev) async fn bind(
+    endpoint: &Endpoint,
+    mode: u32,
+) -> Result<(Bound, Endpoint, Option<SocketFile>), DevError> {
     match endpoint {
         Endpoint::Unix(path) => {
             let failed = |source| DevError::Listen { endpoint: format!("unix://{}", path.display()), source };
             remove_stale(path)?;
             let listener = UnixListener::bind(path).map_err(failed)?;
             let file = SocketFile::new(path).map_err(failed)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
             Ok((Bound::Unix(listener), endpoint.clone(), Some(file)))
         }
         Endpoint::Tcp(address) if !address.ip().is_loopback() => Err(DevError::NotLoopback(*address)),

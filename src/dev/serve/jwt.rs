@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use super::{Mode, NO_IDENTITY, WorkloadApi};
 use crate::{
     dev::JwtFault,
+    identity::SpiffeId,
     workload_api_proto::{JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse},
 };
 
@@ -19,6 +20,14 @@ impl WorkloadApi {
     pub(super) async fn jwt_svids(&self, request: &JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
         if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("audience must be specified"));
+        }
+        if !request.spiffe_id.is_empty() {
+            // In SPIRE's words. An ID is refused in upper case, which the parser would mend.
+            let invalid = |why: String| Status::invalid_argument(format!("invalid requested SPIFFE ID: {why}"));
+            let id = SpiffeId::new(&request.spiffe_id).map_err(|error| invalid(error.to_string()))?;
+            if id.to_string() != request.spiffe_id {
+                return Err(invalid(format!("it is written {id}")));
+            }
         }
         self.traffic.send_modify(|traffic| traffic.jwt_fetches += 1);
         let fault = self.jwt_fault().await?;

@@ -41,6 +41,16 @@ impl Bootstrap {
         Ok(yaml::render(&json!({ "http_filters": [inject.filter(sds)] }))?)
     }
 
+    /// The upstreams alone, as the content of [`upstreams_from`](Self::upstreams_from)'s file: where the secrets of
+    /// upstreams come over ADS, Envoy has to find them there.
+    ///
+    /// # Errors
+    /// When Envoy would refuse it; see [`Error`].
+    pub fn upstreams_fragment(&self) -> Result<String, Error> {
+        check_socket(&self.sds.address)?;
+        self.upstream_file("1", &self.upstreams)
+    }
+
     /// The verification of inbound JWT-SVIDs alone: an entry for the `http_filters` of a connection manager, the first
     /// one, and the cluster that leads to the keys.
     ///

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use prometheus_client::{
@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::{MetricType, gauge::ConstGauge},
 };
 use tokio::sync::watch;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::source::seconds;
 use crate::identity::{Availability, IdentitySnapshot, JwtSnapshot, JwtState, TrustBundle, Validity};
@@ -33,8 +33,8 @@ pub(super) struct Identities {
 struct Bundle {
     trust_domain: String,
     authorities: usize,
-    /// The end of the last authority to expire.
-    end: Option<i64>,
+    /// The life of the last authority to expire.
+    life: Option<Validity>,
 }
 
 impl Identities {
@@ -53,12 +53,16 @@ impl Identities {
 
 impl Bundle {
     fn of(bundle: &TrustBundle) -> Self {
-        let ends = bundle.authorities().iter().filter_map(|authority| {
+        let at =
+            |time: ASN1Time| SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
+        let lives = bundle.authorities().iter().filter_map(|authority| {
             let (_, certificate) = X509Certificate::from_der(authority.der()).ok()?;
-            Some(certificate.validity().not_after.timestamp())
+            let validity = certificate.validity();
+            Some(Validity { not_before: at(validity.not_before), not_after: at(validity.not_after) })
         });
         let trust_domain = bundle.trust_domain().to_string();
-        Self { trust_domain, authorities: bundle.authorities().len(), end: ends.max() }
+        let life = lives.max_by_key(|life| life.not_after);
+        Self { trust_domain, authorities: bundle.authorities().len(), life }
     }
 }
 
@@ -129,9 +133,17 @@ impl Collector for Identities {
         let name = "trust_bundle_not_after_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for bundle in &bundles {
-            let Some(end) = bundle.end else { continue };
+            let Some(life) = bundle.life else { continue };
             let labels = [("trust_domain", bundle.trust_domain.as_str())];
-            ConstGauge::new(end).encode(family.encode_family(&labels)?)?;
+            ConstGauge::new(seconds(life.not_after)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "What is left of the life of a trust domain's last authority: 1 when new, 0 when over";
+        let mut family =
+            encoder.encode_descriptor("trust_bundle_remaining_life_ratio", help, None, MetricType::Gauge)?;
+        for bundle in &bundles {
+            let Some(life) = bundle.life else { continue };
+            let labels = [("trust_domain", bundle.trust_domain.as_str())];
+            ConstGauge::new(ratio_left(life, now)).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -139,8 +151,6 @@ impl Collector for Identities {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn life(start: u64, end: u64) -> Validity {
