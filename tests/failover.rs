@@ -23,7 +23,10 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-const SHORT: Duration = Duration::from_millis(300);
+/// Longer than anything here takes that is not waited for, also on a machine that is busy.
+const SHORT: Duration = Duration::from_secs(2);
+/// Between two questions whether a denial still holds.
+const RECHECK: Duration = Duration::from_millis(100);
 
 /// A supervisor on several agents.
 struct Client {
@@ -48,7 +51,7 @@ impl Client {
     fn of(agents: &[&Agent], failover: Config) -> Self {
         let source = |agent: &&Agent| -> Arc<dyn Source> {
             let config = workload_api::Config { endpoint: agent.endpoint(), trust_domain: None };
-            let deadlines = Deadlines { first_message: SHORT, denied_recheck: SHORT, ..Deadlines::default() };
+            let deadlines = Deadlines { first_message: SHORT, denied_recheck: RECHECK, ..Deadlines::default() };
             Arc::new(WorkloadApi::new(config).with_deadlines(deadlines))
         };
         let backoff = backoff::Config { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
@@ -137,12 +140,13 @@ async fn an_agent_that_does_not_renew_is_replaced_by_one_that_does() {
     let (a, b) = (Agent::new(), Agent::new());
     let stuck = a
         .start(|mut config| {
-            config.ttl = Duration::from_secs(4);
+            config.ttl = Duration::from_secs(60);
             config.identity(id("web"), None)
         })
         .await;
     let fresh = b.with(&["web"]).await;
-    let mut client = Client::of(&[&a, &b], quick());
+    // Overdue after three seconds.
+    let mut client = Client::of(&[&a, &b], Config { stale_percent: 5, ..quick() });
     let before = client.serves(&stuck).await;
     client.expect_switch(&a, &b, SwitchReason::Stale).await;
     client.serves(&fresh).await;

@@ -6,7 +6,7 @@
 mod receiver;
 mod support;
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs};
 
 use aws_lc_rs::hmac;
 use base64ct::{Base64, Encoding as _};
@@ -15,7 +15,7 @@ use spiffe_sds::{hooks::HookEvent, output::OutputEvent};
 use support::{
     app::{Place, Running},
     secrets,
-    world::{eventually, id, unix_channel},
+    world::{bounded, eventually, id, unix_channel},
     xds::Sotw,
 };
 use tokio::process::Command;
@@ -126,11 +126,9 @@ async fn a_program_that_hangs_ends_with_all_its_children() {
 #[tokio::test]
 async fn children_that_stay_behind_hold_up_nobody() {
     let place = Place::new().await;
-    let mut running = place.run(&script("svid_renewed", "sleep 5 & exit 0", "timeout: 20s")).await;
-    match running.callback().await {
-        HookEvent::Succeeded { took, .. } => assert!(took < Duration::from_secs(4), "{took:?}"),
-        other => panic!("{other:?}"),
-    }
+    let mut running = place.run(&script("svid_renewed", "sleep 100 & exit 0", "timeout: 5m")).await;
+    // It waits for less long than the child sleeps.
+    success(&mut running).await;
     running.stop().await;
 }
 
@@ -320,24 +318,23 @@ async fn a_full_queue_drops_the_oldest_and_says_so() {
     running.stop().await;
 }
 
-/// Programs that hang, receivers that are dead and directories that are missing: every change still reaches the proxy.
+/// Programs that hang, receivers that are dead and directories that are missing: every change still reaches the proxy. To
+/// wait for one of them would take ten minutes.
 #[tokio::test]
 async fn the_data_path_does_not_notice() {
     let place = Place::new().await;
     // Accepts connections and never answers.
     let _mute = tokio::net::UnixListener::bind(place.at("mute.sock")).unwrap();
     let yaml = "outputs: [{directory: '$/nowhere'}]\nhooks:\n\
-        - {events: [all], exec: {command: [/bin/sleep, '600']}, timeout: 1m}\n\
-        - {events: [all], webhook: {url: 'http://localhost/', socket: '$/mute.sock', queue: 1}, timeout: 1m}\n\
+        - {events: [all], exec: {command: [/bin/sleep, '600']}, timeout: 10m}\n\
+        - {events: [all], webhook: {url: 'http://localhost/', socket: '$/mute.sock', queue: 1}, timeout: 10m}\n\
         - {events: [all], signal: {pid_file: '$/none'}, backoff: {initial: 10ms, max: 10ms}}\n";
-    let mut latencies = Vec::new();
     for more in ["", yaml] {
         let mut running = place.run(&format!("secrets: {{rollout_hold: 0s}}\n{more}")).await;
         let mut client = Sotw::secrets(&unix_channel(running.socket.clone()).await).await;
         client.subscribe(["default"]).await;
         client.expect(["default"]).await;
         client.ack().await;
-        let started = tokio::time::Instant::now();
         for _ in 0..50 {
             place.issuer.rotate().unwrap();
             let secret = client.expect(["default"]).await;
@@ -347,15 +344,13 @@ async fn the_data_path_does_not_notice() {
             );
             client.ack().await;
         }
-        latencies.push(started.elapsed());
         // The drain would wait for it.
         drop(client);
         if !more.is_empty() {
-            while !matches!(running.file().await, OutputEvent::Failed { .. }) {}
+            running.not_written().await;
         }
         running.stop().await;
     }
-    assert!(latencies[1] < latencies[0] * 20 + Duration::from_secs(2), "{latencies:?}");
 }
 
 /// Keys are in the files they belong into, and nowhere else: not in the log at its loudest, not in an environment, not in
@@ -391,8 +386,8 @@ async fn keys_stay_in_their_files() {
     eventually("the program ran", || place.read("env").contains("output_written")).await;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(program.id().unwrap()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    program.wait().await.unwrap();
-    let log = reading.await.unwrap();
+    bounded(program.wait()).await.unwrap();
+    let log = bounded(reading).await.unwrap();
     assert!(log.contains("withheld because they look like a private key") && log.contains("files written"), "{log}");
 
     let (key, token) = (place.read("out/svid_key.pem"), "a-key-that-signs");

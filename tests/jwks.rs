@@ -148,7 +148,8 @@ async fn connections_that_ask_nothing_are_closed() {
 
 #[tokio::test]
 async fn a_stop_ends_idle_connections_and_removes_the_socket() {
-    let endpoint = Served::start().await;
+    // Whoever held it up would do so for an hour.
+    let endpoint = Served::draining(Duration::from_secs(3600)).await;
     let idle = endpoint.unix().await;
     let (mut used, connection) = hyper::client::conn::http1::handshake::<_, http_body_util::Empty<bytes::Bytes>>(
         hyper_util::rt::TokioIo::new(endpoint.unix().await),
@@ -160,9 +161,7 @@ async fn a_stop_ends_idle_connections_and_removes_the_socket() {
     assert_eq!(used.send_request(request).await.unwrap().status(), 503);
     let socket = endpoint.socket();
     endpoint.stop.cancel();
-    let begun = tokio::time::Instant::now();
     bounded(endpoint.running).await.unwrap().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert!(!socket.exists());
     drop((idle, driver));
 }

@@ -50,7 +50,8 @@ async fn tokens_are_shown_nowhere() {
     {
         world.issuer.set_jwt_fault(Some(fault));
         loop {
-            let event = renewals.recv().await.unwrap();
+            let heard = tokio::time::timeout(Duration::from_secs(60), renewals.recv());
+            let event = heard.await.expect("nothing came in time").unwrap();
             shown += &format!("{event:?}");
             if matches!(event, RenewalEvent::JwtRenewalFailed { .. }) {
                 break;

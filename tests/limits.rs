@@ -127,6 +127,22 @@ async fn what_is_no_request_is_a_status() {
     neighbour.is_unaffected(&world).await;
 }
 
+/// What is asked for is not there, so that no answer gives the stream another turn.
+#[tokio::test]
+async fn requests_that_come_in_one_piece_are_all_heard() {
+    let world = World::start().await;
+    let mut connection = raw(&world).await;
+    let mut call = connection.open(STREAM).await;
+    let mut all = Vec::new();
+    for at in 0..120 {
+        all.extend_from_slice(&framed(&request(&[&format!("spiffe://domain.test/{at}")])));
+    }
+    all.extend_from_slice(&framed(&request(&["default"])));
+    assert!(all.len() < 16 << 10, "one frame");
+    call.send(all);
+    assert!(call.message().await.is_some());
+}
+
 #[tokio::test]
 async fn a_message_that_is_too_large_is_refused_and_one_that_just_fits_is_not() {
     let world = World::start().await;

@@ -8,12 +8,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::{
     envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest},
@@ -24,11 +19,11 @@ use spiffe_sds::{
     secret,
 };
 use support::{
+    log,
     secrets::{Content, certificate, content, spiffe},
     world::{DOMAIN, World, id, td},
     xds::{Delta, SECRET, Sotw, envoy, fetch},
 };
-use tracing_subscriber::fmt::MakeWriter;
 
 /// The `secrets` section of a configuration.
 fn secrets(section: &str) -> secret::Config {
@@ -60,6 +55,7 @@ names:
   - { name: 'sds://${node.metadata.app}', svid: 'spiffe://domain.test/${node.metadata.app}' }
   - { name: 'sds://both', bundle: [own, partner.test] }
   - { name: 'web-${node.id}', svid: 'hint:internal' }
+  - { name: '~', svid: default }
 ";
 
 #[tokio::test]
@@ -138,29 +134,6 @@ async fn a_unary_call_sees_the_same_names() {
     assert!(matches!(content(&found[1]), Content::Spiffe(domains) if domains.len() == 2));
 }
 
-/// Lines of the log.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 /// Anonymous memory of this process in bytes.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -191,10 +164,8 @@ async fn flood(client: &mut Delta, prefix: &str, count: usize, batch: usize) {
 /// With on-demand secrets whoever opens a TLS connection chooses a name.
 #[tokio::test]
 async fn ten_thousand_names_that_strangers_make_up_cost_little() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let world = world("allowed_names: [default, ROOTCA, 'spiffe://domain%2Etest', 'spiffe://domain.test']").await;
+    let log = log::lines(tracing::Level::INFO);
+    let world = world("allowed_names: [default, ROOTCA, 'spiffe://domain.test']").await;
     let channel = world.unix().await;
     let mut client = Delta::secrets(&channel).await;
     client.subscribe(["default"]).await;
@@ -202,7 +173,6 @@ async fn ten_thousand_names_that_strangers_make_up_cost_little() {
     client.ack().await;
     flood(&mut client, "warm", 10_000, 500).await;
     let before = memory();
-    let begun = Instant::now();
     flood(&mut client, "one-stream", 20_000, 500).await;
     // As Envoy does it: a stream for each name.
     for at in 0..1_000 {
@@ -210,14 +180,13 @@ async fn ten_thousand_names_that_strangers_make_up_cost_little() {
         one.subscribe([format!("stream-{at}.example.com").as_str()]).await;
         assert_eq!(one.response().await.removed_resources.len(), 1);
     }
-    let (took, grown) = (begun.elapsed(), memory().saturating_sub(before));
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    let grown = memory().saturating_sub(before);
     assert!(grown < 4 << 20, "{grown} bytes more");
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     let refusals = log.lines().filter(|line| line.contains("names not available")).count();
     assert!((1..200).contains(&refusals), "{refusals} lines");
     assert!(log.len() < 200_000, "{} bytes of log", log.len());
-    println!("21,000 names in {took:?}, {grown} bytes more, {refusals} lines");
+    println!("21,000 names, {grown} bytes more, {refusals} lines");
     // And who is served is served on.
     world.issuer.rotate().unwrap();
     client.expect(["default"]).await;

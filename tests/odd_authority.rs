@@ -42,7 +42,9 @@ async fn python() -> PathBuf {
 
 /// Runs to a good end and hands out what was printed.
 async fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
+    // The first time things are downloaded.
+    let output = timeout(10 * BOUND, command.stdin(Stdio::null()).kill_on_drop(true).output()).await.expect("it hangs");
+    let output = output.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {out}{err}");
     out.into_owned()

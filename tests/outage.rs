@@ -94,7 +94,7 @@ async fn a_socket_that_nobody_serves_or_that_talks_nonsense_is_survived() {
     let mut client = impatient(&agent.endpoint());
     {
         let _mute = UnixListener::bind(&path).unwrap();
-        while !down(client.event("source_down").await).contains("sent nothing") {}
+        bounded(async { while !down(client.event("source_down").await).contains("sent nothing") {} }).await;
     }
     std::fs::remove_file(&path).unwrap();
     let nonsense = UnixListener::bind(&path).unwrap();

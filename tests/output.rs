@@ -126,7 +126,7 @@ async fn a_directory_that_is_missing_is_waited_for() {
     // Gone again, and with it the last generation: a change is not lost.
     fs::rename(place.at("out"), place.at("elsewhere")).unwrap();
     place.issuer.rotate().unwrap();
-    while !matches!(running.file().await, OutputEvent::Failed { .. }) {}
+    running.not_written().await;
     fs::create_dir(place.at("out")).unwrap();
     running.written().await;
     assert!(is_current(&place));
@@ -173,9 +173,12 @@ async fn tokens_and_their_keys_have_files_too() {
         "outputs: [{directory: '$/out', jwt_bundle_file: keys.json, jwt_svids: [{file: token, audience: [x]}]}]";
     let mut running = place.run(tokens).await;
     let complete = || place.read("out/token").split('.').count() == 3 && place.read("out/keys.json").len() > 50;
-    while !complete() {
-        running.written().await;
-    }
+    bounded(async {
+        while !complete() {
+            running.written().await;
+        }
+    })
+    .await;
     let mode = |name: &str| fs::metadata(place.at(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("out/token"), mode("out/keys.json")), (0o600, 0o644));
     let keys: BTreeMap<String, String> = serde_json::from_str(&place.read("out/keys.json")).unwrap();

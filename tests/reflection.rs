@@ -45,7 +45,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 const SDS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 const ADS: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 /// Ends a test that would hang.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A server with nothing to serve yet, and a client of it.
 struct Fixture {
@@ -74,9 +74,9 @@ impl Fixture {
     async fn ask(&self, question: v1::server_reflection_request::MessageRequest) -> Answer {
         let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
         let mut client = v1::server_reflection_client::ServerReflectionClient::new(self.channel.clone());
-        let stream = client.server_reflection_info(tokio_stream::once(request)).await;
+        let stream = bounded(client.server_reflection_info(tokio_stream::once(request))).await;
         let mut answers = stream.unwrap().into_inner();
-        answers.message().await.unwrap().unwrap().message_response.unwrap()
+        bounded(answers.message()).await.unwrap().unwrap().message_response.unwrap()
     }
 
     /// The file with `symbol` and all that it imports, as a client collects them.
@@ -103,8 +103,12 @@ impl Fixture {
     async fn end(self) {
         drop(self.channel);
         self.stop.cancel();
-        timeout(BOUND, self.running).await.unwrap().unwrap();
+        bounded(self.running).await.unwrap();
     }
+}
+
+async fn bounded<T>(waiting: impl Future<Output = T>) -> T {
+    timeout(BOUND, waiting).await.expect("nothing came in time")
 }
 
 type Question = v1::server_reflection_request::MessageRequest;
@@ -130,8 +134,8 @@ async fn both_versions_list_every_service() {
         message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())),
     };
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(fixture.channel.clone());
-    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let mut answers = bounded(client.server_reflection_info(tokio_stream::once(request))).await.unwrap().into_inner();
+    let answer = bounded(answers.message()).await.unwrap().unwrap().message_response.unwrap();
     let v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(listed) = answer else {
         panic!("not a list: {answer:?}")
     };
@@ -171,8 +175,9 @@ async fn an_unknown_symbol_is_not_found_and_the_server_goes_on() {
             message_request: Some(Question::FileContainingSymbol("envoy.service.cluster.v3".into())),
         };
         let mut client = v1::server_reflection_client::ServerReflectionClient::new(fixture.channel.clone());
-        let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-        assert_eq!(answers.message().await.unwrap_err().code(), tonic::Code::NotFound);
+        let mut answers =
+            bounded(client.server_reflection_info(tokio_stream::once(request))).await.unwrap().into_inner();
+        assert_eq!(bounded(answers.message()).await.unwrap_err().code(), tonic::Code::NotFound);
     }
     fixture.end().await;
 }

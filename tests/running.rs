@@ -149,7 +149,7 @@ async fn status_follows_what_happens() {
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let mut seen = async |wanted: &str| {
-        while !bounded(lines.next_line()).await.unwrap().expect("it ended").contains(wanted) {}
+        bounded(async { while !lines.next_line().await.unwrap().expect("it ended").contains(wanted) {} }).await;
     };
     seen("0 streams").await;
     let mut envoy = process.stream().await;

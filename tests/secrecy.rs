@@ -6,10 +6,9 @@ mod support;
 
 use std::{
     fs::File,
-    io,
     os::unix::fs::FileExt as _,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +22,7 @@ use spiffe_sds::{
     xds::{self, Origin, SECRET_TYPE_URL, Service, StreamState, Variant, WireSotw},
 };
 use support::{
+    log::lines,
     traces,
     world::{DOMAIN, World, bounded, eventually, id, td},
     xds::{Delta, Raw, Sotw, framed, request},
@@ -44,27 +44,9 @@ fn the_traces_find_what_they_look_for() {
     }
 }
 
-/// All logs of the process.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn no_log_line_and_no_event_shows_a_key() {
-    let captured = Captured::default();
-    let writer = captured.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = lines(tracing::Level::TRACE);
 
     let world = World::with(|setup| setup.issuer.federated = vec![td("otherdomain.test")]).await;
     let mut keys = vec![world.svid("workload").svid.key.pkcs8_der().to_vec()];
@@ -118,7 +100,7 @@ async fn no_log_line_and_no_event_shows_a_key() {
     drop((sotw, delta));
     drop(world);
 
-    let text = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
+    let text = log.text();
     for expected in ["resource sent", "resource rejected by the client", "TRACE", "h2::"] {
         assert!(text.contains(expected), "{expected:?} was not logged, so this proves nothing");
     }

@@ -26,12 +26,15 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 const STREAM: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
-/// An orderly end takes milliseconds; the machine may be busy.
-const SOON: Duration = Duration::from_secs(3);
+
+/// A world whose end waits for ever for whoever holds it up: it ends in time only when nobody does.
+async fn patient() -> World {
+    World::with(|setup| setup.server.drain_deadline = Duration::from_secs(3600)).await
+}
 
 #[tokio::test]
 async fn every_stream_ends_with_ok() {
-    let mut world = World::start().await;
+    let mut world = patient().await;
     let channel = world.unix().await;
     let (mut sotw, mut ads) = (Sotw::secrets(&channel).await, Sotw::aggregated(&channel).await);
     let (mut delta, mut delta_ads) = (Delta::secrets(&channel).await, Delta::aggregated(&channel).await);
@@ -44,7 +47,7 @@ async fn every_stream_ends_with_ok() {
         client.expect(["default"]).await;
     }
     let silent = Sotw::secrets(&channel).await;
-    assert!(world.stop().await < SOON);
+    world.stop().await;
     for client in [sotw, ads, silent] {
         client.end().await.unwrap();
     }
@@ -69,19 +72,19 @@ async fn connections_hear_that_it_is_over() {
 
 #[tokio::test]
 async fn health_watchers_hear_it_and_do_not_hold_it_up() {
-    let mut world = World::start().await;
+    let mut world = patient().await;
     world.until_health(ServingStatus::Serving).await;
     let mut client = HealthClient::new(world.unix().await);
     let mut states = bounded(client.watch(HealthCheckRequest { service: String::new() })).await.unwrap().into_inner();
     assert_eq!(bounded(states.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
-    assert!(world.stop().await < SOON);
+    world.stop().await;
     assert_eq!(bounded(states.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert!(bounded(states.message()).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn clients_that_say_nothing_do_not_hold_it_up() {
-    let mut world = World::start().await;
+    let mut world = patient().await;
     let _silent = TcpStream::connect(world.address()).await.unwrap();
     let mut stuttering = UnixStream::connect(world.socket()).await.unwrap();
     stuttering.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
@@ -89,7 +92,7 @@ async fn clients_that_say_nothing_do_not_hold_it_up() {
     let mut client = Sotw::secrets(&world.unix().await).await;
     client.subscribe(["default"]).await;
     client.expect(["default"]).await;
-    assert!(world.stop().await < SOON);
+    world.stop().await;
 }
 
 #[tokio::test]
@@ -114,7 +117,7 @@ async fn a_client_that_is_stuck_is_waited_for_until_the_deadline() {
         let _responses = bounded(response).await.unwrap();
         let _queued = (UnixStream::connect(world.socket()).await, TcpStream::connect(world.address()).await);
         let took = world.stop().await;
-        assert!(took >= DEADLINE && took < DEADLINE + SOON, "{took:?}");
+        assert!(took >= DEADLINE, "{took:?}");
         // Cut off, one way or the other.
         let _ = bounded(connection).await;
     }

@@ -198,7 +198,7 @@ async fn what_is_denied_is_kept_by_its_holders_and_given_to_nobody_else() {
 
 #[tokio::test]
 async fn an_expired_certificate_goes_to_no_newcomer() {
-    let world = World::with(|setup| setup.issuer.ttl = std::time::Duration::from_secs(5)).await;
+    let world = World::with(|setup| setup.issuer.ttl = std::time::Duration::from_secs(8)).await;
     let mut holder = Sotw::secrets(&world.unix().await).await;
     holder.subscribe(["default"]).await;
     holder.expect(["default"]).await;

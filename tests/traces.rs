@@ -365,19 +365,20 @@ async fn nothing_waits_for_a_receiver_that_is_not_there() {
     client.ack().await;
     let endpoint = format!("unix://{}", place.at("otlp.sock").display());
     let warned = || log.count(&["traces are not received and are lost until they are", &endpoint]);
-    let mut slowest = Duration::ZERO;
     let lost = || warned() + log.count(&["traces are lost", &endpoint]);
-    while lost() < 2 {
-        let start = Instant::now();
-        place.issuer.rotate().unwrap();
-        client.expect(["default"]).await;
-        client.ack().await;
-        slowest = slowest.max(start.elapsed());
-        let seen = lost();
-        eventually("the next loss", || lost() > seen).await;
+    let mut most = 0;
+    while lost() < 3 {
+        let (seen, mut rotations) = (lost(), 0);
+        while lost() == seen {
+            place.issuer.rotate().unwrap();
+            client.expect(["default"]).await;
+            client.ack().await;
+            rotations += 1;
+        }
+        most = most.max(rotations);
     }
     assert_eq!(warned(), 1, "one warning an outage");
-    assert!(slowest < Duration::from_millis(750), "a rotation takes half as long as a request may: {slowest:?}");
+    assert!(most > 2, "{most} rotations at most while one request is under way");
 
     // It comes back.
     drop(deaf);
@@ -407,12 +408,11 @@ async fn the_end_waits_for_the_last_trace_and_for_no_receiver() {
 
     let place = Place::new().await;
     let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let traces = format!("endpoint: 'http://{}', timeout: 1m", deaf.local_addr().unwrap());
+    let traces = format!("endpoint: 'http://{}', timeout: 1h", deaf.local_addr().unwrap());
     let mut running = place.run(&config(&traces, "")).await;
     bounded(running.renewals.recv()).await.unwrap();
-    let start = Instant::now();
+    // In time, though the receiver may take an hour.
     running.stop().await;
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -101,12 +101,15 @@ impl Running {
     }
 
     async fn hear(&mut self, name: &str) -> RenewalEvent {
-        loop {
-            let event = bounded(self.events.recv()).await.unwrap();
-            if event.name() == name {
-                return event;
+        let heard = async {
+            loop {
+                let event = self.events.recv().await.unwrap();
+                if event.name() == name {
+                    return event;
+                }
             }
-        }
+        };
+        bounded(heard).await
     }
 }
 

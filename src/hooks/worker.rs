@@ -53,7 +53,8 @@ pub(super) async fn run(config: Config, mut notices: mpsc::Receiver<Shared>, out
         for run in worker.plan.due(now()) {
             worker.start(run);
         }
-        let next = worker.plan.next_due().filter(|at| *at > now());
+        // Whatever became due since then is next all the same: nothing else would wake us for it.
+        let next = worker.plan.next_due();
         tokio::select! {
             () = stop.cancelled() => break,
             notice = notices.recv() => match notice {
@@ -147,4 +148,53 @@ async fn attempt(config: &Config, run: &Run, stop: &CancellationToken) -> Result
 
 async fn bounded<T>(bound: Duration, work: impl Future<Output = T>) -> Result<T, ActionError> {
     timeout(bound, work).await.map_err(|_| ActionError::Timeout(bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::{
+        hooks::{Notice, backoff},
+        telemetry::metrics::Outcomes,
+    };
+
+    /// Delays of about the time between two looks at the clock.
+    #[tokio::test]
+    async fn no_retry_is_forgotten() {
+        for moment in [4, 8, 16, 32, 64].map(Duration::from_micros) {
+            tried_again(moment).await;
+        }
+    }
+
+    async fn tried_again(delay: Duration) {
+        const ATTEMPTS: u32 = 1000;
+        let missing =
+            signal::Config { pid_file: "/nowhere/pid".into(), signal: nix::sys::signal::SIGHUP, process: None };
+        let config = Config {
+            attempts: ATTEMPTS,
+            backoff: backoff::Config { initial: delay, max: delay },
+            ..Config::new("it", &["event"], Action::Signal(missing))
+        };
+        let events = broadcast::Sender::new(2 * ATTEMPTS as usize);
+        let mut told = events.subscribe();
+        let outlet = Outlet { events, metrics: Outcomes::by("hook") };
+        let (inbox, notices) = mpsc::channel(1);
+        inbox.try_send(Arc::new(Notice::new("event", SystemTime::UNIX_EPOCH))).unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(config, notices, outlet, stop.clone()));
+        for number in 1..=ATTEMPTS {
+            let heard = timeout(Duration::from_secs(60), told.recv()).await;
+            match heard.unwrap_or_else(|_| panic!("attempt {number} never came after {delay:?}")).unwrap() {
+                HookEvent::Failed { attempt, .. } => assert_eq!(attempt, number),
+                other => panic!("{other:?}"),
+            }
+        }
+        stop.cancel();
+        running.await.unwrap();
+        drop(inbox);
+    }
 }

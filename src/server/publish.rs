@@ -217,7 +217,8 @@ impl Publisher {
             self.metrics.hold(false);
         }
         self.traced.begins(change);
-        let rendered = self.render(&step);
+        let at = SystemTime::now();
+        let rendered = self.render(&step, at);
         self.held = false;
         if !rendered {
             return Next::Nothing;
@@ -225,7 +226,7 @@ impl Publisher {
         self.published = Some(Arc::clone(&step));
         self.pace.took(change, now);
         // The rest of the rollout has its hold looked up when its turn comes, which is now.
-        if more { Next::Stage(now) } else { next_expiry(&step) }
+        if more { Next::Stage(now) } else { next_expiry(&step, at) }
     }
 
     /// Serves what is published by other rules. A rollout goes on where it is: neither its step nor its hold changes.
@@ -234,7 +235,7 @@ impl Publisher {
         let named = self.catalog.clone().configured(config.clone());
         let before = std::mem::replace(&mut self.catalog, named);
         if let Some(published) = self.published.clone()
-            && !self.render(&published)
+            && !self.render(&published, SystemTime::now())
         {
             self.catalog = before;
         }
@@ -243,9 +244,9 @@ impl Publisher {
         self.plain.send_modify(|_| ());
     }
 
-    /// Encodes and sends one state; on failure the last one stays in service.
-    fn render(&mut self, step: &Arc<IdentitySnapshot>) -> bool {
-        let encoded = self.catalog.contents(step, SystemTime::now()).and_then(|contents| {
+    /// Encodes and sends one state as of `at`; on failure the last one stays in service.
+    fn render(&mut self, step: &Arc<IdentitySnapshot>, at: SystemTime) -> bool {
+        let encoded = self.catalog.contents(step, at).and_then(|contents| {
             let spiffe = self.catalog.x509(&contents, Flavour::Spiffe)?;
             let plain = self.catalog.x509(&contents, Flavour::Plain)?;
             Ok((contents, spiffe, plain))
@@ -325,13 +326,12 @@ impl Publisher {
     }
 }
 
-/// When the next certificate of `snapshot` stops being served to newcomers.
-fn next_expiry(snapshot: &IdentitySnapshot) -> Next {
-    let now = SystemTime::now();
+/// When the next certificate of `snapshot` stops being served to newcomers, of those that were when it was rendered.
+fn next_expiry(snapshot: &IdentitySnapshot, rendered: SystemTime) -> Next {
     let ends = snapshot.svids.iter().map(|svid| svid.validity.not_after);
-    let Some(next) = ends.filter(|end| *end >= now).min() else { return Next::Nothing };
+    let Some(next) = ends.filter(|end| *end >= rendered).min() else { return Next::Nothing };
     // One tick later, because the last moment still counts as valid.
-    let left = next.duration_since(now).unwrap_or_default() + Duration::from_millis(1);
+    let left = next.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(1);
     Next::Expiry(Instant::now() + left)
 }
 

@@ -156,9 +156,9 @@ impl Supervisor {
     /// delivered anything usable: somebody must change the configuration first.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), SourceError> {
         loop {
-            self.steer();
+            let decided = self.steer();
             self.show();
-            let nap = self.until_alarm();
+            let nap = self.until_alarm(decided);
             let (heard, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -174,8 +174,8 @@ impl Supervisor {
         }
     }
 
-    /// Switches if that is due; opens the sessions that are wanted and closes those that are not.
-    fn steer(&mut self) {
+    /// Switches if that is due; opens the sessions that are wanted and closes those that are not. Says as of when.
+    fn steer(&mut self) -> Moment {
         let now = self.now();
         if let Some(switch) = self.failover.decide(now) {
             self.switch(switch, now);
@@ -193,6 +193,7 @@ impl Supervisor {
                 }
             }
         }
+        now
     }
 
     /// Tells how each source does, if that has changed.
@@ -303,11 +304,12 @@ impl Supervisor {
         }
     }
 
-    /// Until something is due: an alarm, a decision, or the end of a pause.
-    fn until_alarm(&self) -> Duration {
+    /// Until something is due: an alarm, a decision, or the end of a pause. What became due after `decided`, when
+    /// decisions were last made, is due at once.
+    fn until_alarm(&self, decided: Moment) -> Duration {
         let now = self.now();
         let pauses = self.lines.iter().filter_map(|line| line.not_before).map(Instant::into_std);
-        let (renewal, failover) = (self.renewal.next_alarm(), self.failover.next_alarm(now));
+        let (renewal, failover) = (self.renewal.next_alarm(), self.failover.next_alarm(decided));
         let wall = renewal.0.into_iter().chain(failover.0).map(|at| at.duration_since(now.wall).unwrap_or_default());
         let steady = renewal.1.into_iter().chain(failover.1).chain(pauses);
         let steady = steady.map(|at| at.saturating_duration_since(now.steady));

@@ -1,15 +1,13 @@
-//! Certificates of no SPIFFE identity, and the log.
+//! Certificates of no SPIFFE identity.
 
 use std::{
-    fs, io,
+    fs,
     path::Path,
-    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use pem_rfc7468::LineEnding;
 use rcgen::{CertificateParams, KeyPair};
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::secrets::Content;
 
@@ -59,51 +57,4 @@ pub(crate) fn mkfifo(path: &Path) {
 
 fn pem(label: &str, der: &[u8]) -> String {
     pem_rfc7468::encode_string(label, LineEnding::LF, der).unwrap()
-}
-
-/// The log of this test's thread from here on.
-pub(crate) fn lines() -> Log {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
-    Log { lines, _guard: tracing::subscriber::set_default(subscriber) }
-}
-
-/// What was logged.
-pub(crate) struct Log {
-    lines: Lines,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-impl Log {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The warnings that hold this.
-    pub(crate) fn about(&self, words: &str) -> Vec<String> {
-        let text = self.text();
-        text.lines().filter(|line| line.contains("WARN") && line.contains(words)).map(str::to_owned).collect()
-    }
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }

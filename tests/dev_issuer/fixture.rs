@@ -21,7 +21,7 @@ use tonic::{
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// No wait is longer.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// An issuer on a socket of its own, and a client that is connected to it.
 pub(crate) struct Fixture {

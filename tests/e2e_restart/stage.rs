@@ -48,7 +48,7 @@ pub(super) struct Stage {
 /// One life of the program, and its log.
 struct Program {
     child: Child,
-    log: Arc<Mutex<Vec<(Instant, Value)>>>,
+    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Stage {
@@ -83,16 +83,13 @@ impl Stage {
         load.pause(Duration::from_millis(15)).timeout(Duration::from_secs(20)).start()
     }
 
-    /// Ends the program and starts it again; says how long it took until the last stream was open again.
-    pub(super) async fn restart(&mut self, signal: Signal) -> Duration {
+    /// Ends the program and starts it again; waits until the last stream is open again.
+    pub(super) async fn restart(&mut self, signal: Signal) {
         let begun = Instant::now();
         self.program.end(signal).await;
         let down = begun.elapsed();
         self.program = Program::start(&self.dir, &self.listener);
         self.opened(down).await;
-        let log = self.program.log.lock().unwrap();
-        let last = log.iter().filter(|(_, line)| line["message"] == "stream opened").map(|(at, _)| *at).max();
-        last.unwrap() - begun
     }
 
     /// Until every stream is open on this life of the program.
@@ -109,8 +106,8 @@ impl Stage {
     /// The secrets that this life of the program has sent.
     pub(super) fn sent(&self) -> Vec<String> {
         let log = self.program.log.lock().unwrap();
-        let sent = log.iter().filter(|(_, line)| line["message"] == "resource sent");
-        sent.map(|(_, line)| format!("{} {}", line["client"], line["name"])).collect()
+        let sent = log.iter().filter(|line| line["message"] == "resource sent");
+        sent.map(|line| format!("{} {}", line["client"], line["name"])).collect()
     }
 
     /// Waits until so many more requests have been made, none of which may fail.
@@ -173,7 +170,7 @@ impl Program {
             async move {
                 while let Ok(Some(line)) = lines.next_line().await {
                     let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                    log.lock().unwrap().push((Instant::now(), line));
+                    log.lock().unwrap().push(line);
                 }
             }
         });
@@ -187,11 +184,11 @@ impl Program {
     }
 
     fn count(&self, message: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|(_, line)| line["message"] == message).count()
+        self.log.lock().unwrap().iter().filter(|line| line["message"] == message).count()
     }
 
     fn last(&self) -> Vec<Value> {
         let log = self.log.lock().unwrap();
-        log.iter().rev().take(5).map(|(_, line)| line.clone()).collect()
+        log.iter().rev().take(5).cloned().collect()
     }
 }

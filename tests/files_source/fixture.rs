@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// An issuer whose socket nobody uses.
 pub(crate) struct Ca {

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// No wait is longer.
-pub(crate) const BOUND: Duration = Duration::from_secs(20);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// A running endpoint on a Unix socket and a TCP port.
 pub(crate) struct Served {
@@ -47,12 +47,17 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn start() -> Self {
+        Self::draining(Duration::from_secs(5)).await
+    }
+
+    /// One that gives its clients so much time at its end.
+    pub(crate) async fn draining(deadline: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bundles.sock");
         let unix = listen::Config::Unix(UnixConfig { path, mode: 0o600, owner: None, group: None });
         let tcp = listen::Config::Tcp(([127, 0, 0, 1], 0).into());
         let config = Config { listeners: vec![unix, tcp], ..Config::default() };
-        let endpoint = BundleEndpoint::bind(config, Duration::from_secs(5)).await.unwrap();
+        let endpoint = BundleEndpoint::bind(config, deadline).await.unwrap();
         let (store, stop, bound) = (IdentityStore::new(), CancellationToken::new(), endpoint.bound());
         let (x509, jwt) = (store.watch(&Workload::Own), store.watch_jwt(&Workload::Own));
         let running = tokio::spawn(endpoint.run(x509, jwt, stop.clone()));

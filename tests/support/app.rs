@@ -93,16 +93,24 @@ impl Running {
     /// Until the certificate with this serial number is in service.
     pub async fn renewed(&mut self, wanted: &str) {
         let renewed = |event| matches!(event, RenewalEvent::Renewed { serial, .. } if *serial == *wanted);
-        while !renewed(bounded(self.renewals.recv()).await.expect("events were missed")) {}
+        bounded(async { while !renewed(self.renewals.recv().await.expect("events were missed")) {} }).await;
+    }
+
+    /// Until files could not be written.
+    pub async fn not_written(&mut self) {
+        bounded(async { while !matches!(self.file().await, OutputEvent::Failed { .. }) {} }).await;
     }
 
     /// The next generation of files.
     pub async fn written(&mut self) -> String {
-        loop {
-            if let OutputEvent::Written { generation, .. } = self.file().await {
-                return generation.to_string();
+        let written = async {
+            loop {
+                if let OutputEvent::Written { generation, .. } = self.file().await {
+                    return generation.to_string();
+                }
             }
-        }
+        };
+        bounded(written).await
     }
 
     /// What becomes of files next.

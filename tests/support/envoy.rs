@@ -13,7 +13,7 @@ use spiffe_sds::dev::envoy::{
 };
 
 /// For waits that end well: generous, because the machine may be busy.
-pub const BOUND: Duration = Duration::from_secs(20);
+pub const BOUND: Duration = Duration::from_secs(60);
 
 /// The Envoy that everything runs on, or the one that `SPIFFE_SDS_ENVOY` names.
 pub fn latest() -> EnvoyBinary {

@@ -12,6 +12,7 @@ pub mod app;
 pub mod chromium;
 pub mod crowd;
 pub mod envoy;
+pub mod log;
 pub mod mesh;
 pub mod secrets;
 #[cfg(feature = "dev-issuer")]

@@ -29,7 +29,7 @@ use tokio_rustls::{
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Nobody is slower than this.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes one request with this certificate: the serial of the server's if it is answered with 200, else why not.
 pub async fn request(address: SocketAddr, present: &Issued) -> Result<String, String> {

@@ -1,13 +1,22 @@
 //! A development issuer, and a server that follows it, on sockets of their own.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper_util::rt::TokioIo;
 use spiffe_sds::{
     dev::{self, DevIssuer, Issued, Rotation},
-    identity::{Availability, IdentityStore, SpiffeId, TrustDomain, Workload},
+    identity::{
+        Availability, IdentityStore, JwtRequest, JwtSnapshot, JwtState, JwtSubject, SpiffeId, TrustDomain, Workload,
+    },
     listen::{self, Bound},
-    secret,
+    secret::{
+        self, NameTable, Naming,
+        table::{Entry, Wanted},
+    },
     server::{self, Server, ServerError, StreamEvent},
     source::{Endpoint, RenewalEvent, SourceError, Supervisor, WorkloadApi, backoff, supervisor, workload_api},
 };
@@ -22,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Uri};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
+use super::xds::{SENTINEL, SENTINEL_TOKEN};
+
 /// No wait is longer.
-pub const BOUND: Duration = Duration::from_secs(20);
+pub const BOUND: Duration = Duration::from_secs(60);
 /// The trust domain of SPIRE's own tests.
 pub const DOMAIN: &str = "domain.test";
 
@@ -93,8 +104,13 @@ impl World {
         };
         let backoff = backoff::Config { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
         let supervisor = supervisor::Config { backoff, denied_grace: Duration::ZERO };
-        let mut setup = Setup { issuer, secrets: secret::Config::default(), server, supervisor };
+        let mut setup = Setup { issuer, secrets: secrets(), server, supervisor };
         change(&mut setup);
+        if setup.secrets.wildcard {
+            // Tokens are listed; an identity that is there anyway does as well where none of them expires.
+            setup.secrets.names = sentinel(Wanted::Svid("default".parse().unwrap()));
+            setup.secrets.jwt_svids.clear();
+        }
         let issuer = Arc::new(DevIssuer::start(setup.issuer.clone()).await.unwrap());
         Self { issuer, setup, directory, running: None }
     }
@@ -122,6 +138,7 @@ impl World {
         let source = WorkloadApi::new(workload_api::Config { endpoint, trust_domain: None }).with_deadlines(deadlines);
         let supervisor = Supervisor::new(source, Workload::Own, store.clone(), self.setup.supervisor);
         let server = Server::bind(self.setup.server.clone(), self.setup.secrets.clone()).await.unwrap();
+        let server = server.with_tokens(gone(&self.setup.secrets));
         let (bound, events, states) = (server.bound(), server.events(), store.watch(&Workload::Own));
         let renewals = supervisor.events();
         let stop = CancellationToken::new();
@@ -168,7 +185,7 @@ impl World {
         let mut client = HealthClient::new(self.unix().await);
         let watch = HealthCheckRequest { service: String::new() };
         let mut states = bounded(client.watch(watch)).await.unwrap().into_inner();
-        while bounded(states.message()).await.unwrap().expect("the watch ended").status() != wanted {}
+        bounded(async { while states.message().await.unwrap().expect("the watch ended").status() != wanted {} }).await;
     }
 
     /// What happens on streams from now on.
@@ -258,6 +275,24 @@ impl Events {
         })
         .await
     }
+}
+
+/// The defaults and [`SENTINEL`].
+fn secrets() -> secret::Config {
+    let audience = ["silence".to_owned()].into();
+    let jwt_svids = [JwtRequest { subject: JwtSubject::Default, audience }].into();
+    let names = sentinel(Wanted::Jwt(SENTINEL_TOKEN.parse().unwrap()));
+    secret::Config { names, jwt_svids, ..secret::Config::default() }
+}
+
+fn sentinel(wanted: Wanted) -> NameTable {
+    NameTable::new(vec![Entry { name: SENTINEL.parse().unwrap(), wanted }], &Naming::default()).unwrap()
+}
+
+/// Every token that is configured is gone, which makes it an empty secret.
+fn gone(secrets: &secret::Config) -> watch::Receiver<Arc<JwtSnapshot>> {
+    let tokens = secrets.jwt_svids.iter().map(|token| (token.clone(), JwtState::Gone(SystemTime::UNIX_EPOCH)));
+    watch::Sender::new(Arc::new(JwtSnapshot { svids: tokens.collect(), ..JwtSnapshot::default() })).subscribe()
 }
 
 pub fn td(name: &str) -> TrustDomain {

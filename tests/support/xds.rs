@@ -34,8 +34,13 @@ use super::world::bounded;
 
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-/// A second spelling of the own trust domain: always there when anything is, and asked for by no other name.
-pub const SENTINEL: &str = "spiffe://domain%2Etest";
+/// What a silence is found out with: a credential, which comes after trust, under the last of all names. Whatever is
+/// owed comes before it. It is a token that is gone, so that it is there even when no certificate is.
+pub const SENTINEL: &str = "~";
+/// What `SENTINEL` stands for, but where wildcards would list it.
+pub const SENTINEL_TOKEN: &str = "jwt:silence";
+/// The same for delta: a token that nobody has configured cannot be had, which is said when all else has been.
+pub const NEVER: &str = "jwt:never";
 
 /// The node of an Envoy.
 pub fn envoy(minor: u32) -> Node {

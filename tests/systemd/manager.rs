@@ -127,7 +127,7 @@ impl Manager {
 
     /// Until nothing was said for this long.
     pub(super) async fn silence(&self, lasting: Duration) {
-        while tokio::time::timeout(lasting, self.notice()).await.is_ok() {}
+        bounded(async { while tokio::time::timeout(lasting, self.notice()).await.is_ok() {} }).await;
     }
 
     async fn notice(&self) -> Notice {

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// No wait is longer.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A socket's path in a directory of its own, and the issuer that may listen there.
 pub(crate) struct Agent {

@@ -1,3 +1,4 @@
+mod expiry;
 mod tokens;
 
 use super::{super::live, *};

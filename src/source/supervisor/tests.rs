@@ -213,6 +213,37 @@ async fn shutdown_ends_the_run_in_and_between_sessions() {
     assert!(between.opened.borrow().len() == 1 && between.opened.changed().now_or_never().is_some());
 }
 
+/// A machine that is busy lets time pass between a decision and the plan for the next one: here ten seconds with each
+/// look at the wall clock. Whatever the source does before, some renewal falls due right then.
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_falls_due_while_the_next_is_planned_is_not_late() {
+    for (overdue, messages) in [900, 910, 920].into_iter().flat_map(|at| (20..35).map(move |count| (at, count))) {
+        let source = |session: Session| -> Arc<dyn Source> {
+            let sessions = Mutex::new(VecDeque::from([session]));
+            Arc::new(Scripted { sessions, opened: watch::Sender::default() })
+        };
+        let silence = || (secs(99_999), Err(SourceError::Closed));
+        let late = (0..messages).map(|_| (secs(0), svid("a", 2 * overdue))).chain([silence()]).collect();
+        let fresh = vec![(secs(0), svid("b", 90_000)), silence()];
+        let (start, looks) = (Instant::now(), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+        let wall = move |looks: u64| epoch() + start.elapsed() + secs(10 * looks);
+        let counted = looks.clone();
+        let clock = move || wall(counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+        let config = failover::Config { stale_percent: 50, ..failover::Config::default() };
+        let store = Arc::new(IdentityStore::new());
+        let sources = vec![source(late), source(fresh)];
+        let supervisor = Supervisor::of_several(sources, config, Workload::Own, store, Config::default());
+        let supervisor = supervisor.with_clock(clock);
+        let (mut active, stop) = (supervisor.active(), CancellationToken::new());
+        let task = tokio::spawn(supervisor.run(stop.clone()));
+        bounded(active.wait_for(|active| *active == Some(1))).await.unwrap();
+        let took = wall(looks.load(std::sync::atomic::Ordering::SeqCst)).duration_since(epoch()).unwrap();
+        assert!(took < secs(overdue + 200), "{took:?} in place of {overdue} s after {messages} messages");
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_several_all_must_refuse_the_request_to_end_the_run() {
     let refusing = || -> Arc<dyn Source> {

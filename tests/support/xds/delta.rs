@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
-use super::{SECRET, SENTINEL, envoy, owned};
+use super::{NEVER, SECRET, envoy, owned};
 use crate::support::{secrets, world::bounded};
 
 /// One delta stream.
@@ -154,12 +154,13 @@ impl Delta {
         self.unanswered.push(response.nonce);
     }
 
-    /// Nothing is on its way: what comes next is the answer to a question that is asked now.
+    /// Nothing is owed, neither a resource nor word that one is gone: what comes next is the answer to a question that is
+    /// asked now and would be answered last.
     pub async fn expect_silence(&mut self) {
-        self.subscribe([SENTINEL]).await;
-        self.expect([SENTINEL]).await;
+        self.subscribe([NEVER]).await;
+        self.expect_removed([NEVER]).await;
         self.ack().await;
-        self.unsubscribe([SENTINEL]).await;
+        self.unsubscribe([NEVER]).await;
     }
 
     /// How the stream ends; nothing comes before that.

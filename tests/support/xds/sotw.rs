@@ -152,7 +152,7 @@ impl Sotw {
         found
     }
 
-    /// Nothing is on its way: what comes next is the answer to a question that is asked now.
+    /// Nothing is owed: what comes next is the answer to a question that is asked now and would be answered last.
     pub async fn expect_silence(&mut self) {
         let names = self.names.clone();
         self.names.push(SENTINEL.to_owned());
