@@ -24,6 +24,7 @@ mod subscription;
 
 pub use name::ResourceName;
 pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
+pub(crate) use resource::filled;
 pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet, Version};
 pub use response::{Frame, unary_frame};
 pub use stream::{Event, Outgoing, Refusal, Service, StreamState};

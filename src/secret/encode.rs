@@ -17,7 +17,7 @@ use envoy_types::pb::{
 use pem_rfc7468::LineEnding;
 use prost::{Message as _, Name as _};
 use thiserror::Error;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use super::{
     Flavour, TokenForm,
@@ -28,7 +28,7 @@ use crate::{
     identity::{
         Certificate, CertificateChain, FileRequest, FileSecret, PrivateKey, Svid, Token, TrustBundle, TrustDomain,
     },
-    xds::{Content, Rank, Version},
+    xds::{Content, Rank, Version, filled},
 };
 
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
@@ -50,14 +50,13 @@ struct Unnamed(Secret);
 impl Unnamed {
     fn content(kind: secret::Type, version: Version, rank: Rank) -> Arc<Content> {
         let message = Self(Secret { name: String::new(), r#type: Some(kind) });
-        let mut body = Zeroizing::new(Vec::with_capacity(message.0.encoded_len()));
-        message.0.encode_raw(&mut *body);
+        let body = filled(message.0.encoded_len(), |body| message.0.encode_raw(body));
         Arc::new(Content::new(version, rank, body))
     }
 }
 
-impl Drop for Unnamed {
-    fn drop(&mut self) {
+impl Unnamed {
+    fn wipe(&mut self) {
         let secret = match &mut self.0.r#type {
             Some(secret::Type::TlsCertificate(certificate)) => &mut certificate.private_key,
             Some(secret::Type::GenericSecret(generic)) => &mut generic.secret,
@@ -66,6 +65,12 @@ impl Drop for Unnamed {
         if let Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), .. }) = secret {
             bytes.zeroize();
         }
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 
@@ -114,11 +119,12 @@ pub(super) fn generic(token: Option<&Token>, form: TokenForm) -> Arc<Content> {
         TokenForm::Bearer | TokenForm::Raw => b"",
     };
     let compact = token.map_or(&[][..], |token| token.compact().as_bytes());
-    let mut bytes = Vec::with_capacity(prefix.len() + compact.len());
-    bytes.extend_from_slice(prefix);
-    bytes.extend_from_slice(compact);
+    let mut bytes = filled(prefix.len() + compact.len(), |bytes| {
+        bytes.extend_from_slice(prefix);
+        bytes.extend_from_slice(compact);
+    });
     let version = Version::digest(["generic_secret".as_bytes(), prefix, compact]);
-    let kind = GenericSecret { secret: Some(inline(bytes)), ..Default::default() };
+    let kind = GenericSecret { secret: Some(inline(std::mem::take(&mut *bytes))), ..Default::default() };
     Unnamed::content(secret::Type::GenericSecret(kind), version, Rank::Credential)
 }
 
@@ -272,4 +278,29 @@ fn key_pem(der: &[u8]) -> Option<Vec<u8>> {
 
 fn inline(bytes: Vec<u8>) -> DataSource {
     DataSource { watched_directory: None, specifier: Some(Specifier::InlineBytes(bytes)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_envoys_messages_hold_of_keys_is_wiped() {
+        let bytes = |secret: &Option<DataSource>| match &secret.as_ref().unwrap().specifier {
+            Some(Specifier::InlineBytes(bytes)) => bytes.len(),
+            other => panic!("{other:?}"),
+        };
+        let certificate = TlsCertificate { private_key: Some(inline(vec![1; 9])), ..Default::default() };
+        let generic = GenericSecret { secret: Some(inline(vec![1; 9])), ..Default::default() };
+        for kind in [secret::Type::TlsCertificate(certificate), secret::Type::GenericSecret(generic)] {
+            let mut message = Unnamed(Secret { name: String::new(), r#type: Some(kind) });
+            message.wipe();
+            let left = match message.0.r#type.as_ref().unwrap() {
+                secret::Type::TlsCertificate(certificate) => bytes(&certificate.private_key),
+                secret::Type::GenericSecret(generic) => bytes(&generic.secret),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(left, 0);
+        }
+    }
 }

@@ -144,6 +144,19 @@ mod tests {
         assert_eq!(Change::between(&new, &new), none);
     }
 
+    /// A peer whose certificate was revoked must not be let in again because its authority is about to go.
+    #[test]
+    fn a_revocation_list_stays_as_long_as_its_authority() {
+        let list = |label: &str| -> Arc<[u8]> { Arc::from(label.as_bytes()) };
+        let mut old = snapshot("l1", &[("example.org", &["a"])]);
+        old.crls = vec![list("of a")];
+        let mut new = snapshot("l2", &[("example.org", &["b"])]);
+        new.crls = vec![list("of b")];
+        let lists: Vec<_> = stages(&old, &new).into_iter().map(|stage| stage.crls).collect();
+        let both = vec![list("of a"), list("of b")];
+        assert_eq!(lists, [both.clone(), both, vec![list("of b")]]);
+    }
+
     #[test]
     fn a_withdrawn_trust_domain_stays_as_one_that_trusts_nobody() {
         let old = snapshot("l1", &[("example.org", &["a"]), ("other.org", &["x"])]);

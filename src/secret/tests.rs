@@ -1,5 +1,7 @@
 //! Names, flavours and absence, as SPIRE has them and where we differ.
 
+mod edges;
+
 use std::time::Duration;
 
 use super::{

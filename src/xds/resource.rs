@@ -322,6 +322,15 @@ impl fmt::Debug for ResourceSet {
     }
 }
 
+/// A buffer that `fill` fills to exactly this length. It is never moved: growing would leave copies of a key behind.
+pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(length));
+    let at = out.as_ptr();
+    fill(&mut out);
+    debug_assert!(out.len() == length && out.as_ptr() == at, "{length} bytes announced, {} written", out.len());
+    out
+}
+
 /// Bytes with one owner, wiped when the last clone is dropped.
 pub(super) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
     struct Wiped(Zeroizing<Vec<u8>>);
@@ -343,6 +352,21 @@ mod tests {
         assert_eq!(digest(&[b"ab", b"c"]), digest(&[b"ab", b"c"]));
         assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
         assert_eq!(digest(&[b""]).as_str().len(), 32);
+    }
+
+    /// What holds a key is wiped: this does not compile for a type that is not.
+    #[test]
+    fn what_may_hold_a_key_is_wiped() {
+        fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+        let content = Content::new(Version::claimed("1"), Rank::Credential, Zeroizing::default());
+        is_wiped(&content.body);
+        is_wiped(&filled(1, |out| out.push(1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "3 bytes announced, 4 written")]
+    fn a_buffer_that_grows_is_noticed() {
+        filled(3, |out| out.extend([0; 4]));
     }
 
     #[test]

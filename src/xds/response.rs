@@ -6,11 +6,12 @@
 
 use std::fmt;
 
+use super::{
+    Origin, Resource, ResourceName, Variant, Version,
+    resource::{filled, wiped},
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use zeroize::Zeroizing;
-
-use super::{Origin, Resource, ResourceName, Variant, Version, resource::wiped};
 
 /// Field numbers of `DiscoveryResponse` and `DeltaDiscoveryResponse` (envoy/service/discovery/v3/discovery.proto).
 mod field {
@@ -111,19 +112,20 @@ pub(super) fn encode(resource: &Resource, variant: Variant) -> Frames {
         }
     };
     let tail_len = bytes_len(field::RESOURCES, entry);
-    // Exact capacity: a buffer that grows would leave copies of the key behind.
     let envelope = Envelope::of(variant, origin, version_info.as_str(), &nonce);
-    let mut whole = Vec::with_capacity(5 + envelope.len() + tail_len);
-    envelope.put(&mut whole, tail_len);
-    let tail_at = whole.len();
-    put_length_key(&mut whole, field::RESOURCES, entry);
-    if variant == Variant::Delta {
-        put_string(&mut whole, field::resource::VERSION, version);
-        put_string(&mut whole, field::resource::NAME, name);
-        put_length_key(&mut whole, field::resource::RESOURCE, any);
-    }
-    put_any(&mut whole, origin, resource);
-    let whole = wiped(Zeroizing::new(whole));
+    let mut tail_at = 0;
+    let whole = filled(5 + envelope.len() + tail_len, |whole| {
+        envelope.put(whole, tail_len);
+        tail_at = whole.len();
+        put_length_key(whole, field::RESOURCES, entry);
+        if variant == Variant::Delta {
+            put_string(whole, field::resource::VERSION, version);
+            put_string(whole, field::resource::NAME, name);
+            put_length_key(whole, field::resource::RESOURCE, any);
+        }
+        put_any(whole, origin, resource);
+    });
+    let whole = wiped(whole);
     let tail = whole.slice(tail_at..);
     Frames { whole, tail, version_info, nonce }
 }
@@ -155,13 +157,13 @@ pub fn unary_frame(origin: &Origin, resources: &[&Resource]) -> Bytes {
     };
     let rest: usize = resources.iter().map(|resource| bytes_len(field::RESOURCES, any_len(resource))).sum();
     let envelope = Envelope::of(Variant::Sotw, origin, "", "");
-    let mut out = Vec::with_capacity(5 + envelope.len() + rest);
-    envelope.put(&mut out, rest);
-    for resource in resources {
-        put_length_key(&mut out, field::RESOURCES, any_len(resource));
-        put_any(&mut out, origin, resource);
-    }
-    wiped(Zeroizing::new(out))
+    wiped(filled(5 + envelope.len() + rest, |out| {
+        envelope.put(out, rest);
+        for resource in resources {
+            put_length_key(out, field::RESOURCES, any_len(resource));
+            put_any(out, origin, resource);
+        }
+    }))
 }
 
 /// What a SotW client that holds exactly these resources has as `version_info`. Pairs must come sorted by name.
@@ -250,6 +252,8 @@ mod tests {
         service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
     };
     use prost::Message as _;
+
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::xds::{Content, Rank, SECRET_TYPE_URL};

@@ -192,3 +192,18 @@ fn ads_a_repeated_request_after_a_silent_reconnect_is_a_call_for_help_too() {
     assert!(client.repeats().resent);
     client.hears(&now, &["a@1"]);
 }
+
+/// Before the source has spoken a part may be known that has another source: the claim is about the whole.
+#[test]
+fn sotw_a_claim_waits_until_everything_is_known() {
+    let full = set(&["default@1", "file@1"]);
+    let mut before = Client::sotw();
+    before.wants(&["default", "file"]);
+    before.hears(&full, &["default@1", "file@1"]);
+    before.acks_all();
+    let mut client = Client::sotw();
+    client.sends(&before.version_info.clone(), "", &["default", "file"]);
+    client.hears(&ResourceSet::pending_but(&[resource("file", "1")]), &["file@1"]);
+    client.acks_all();
+    client.hears(&full, &[]);
+}

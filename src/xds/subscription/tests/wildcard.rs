@@ -118,6 +118,18 @@ fn delta_unsubscribing_a_name_that_the_wildcard_covers_is_answered() {
     client.hears(&set(&["a@2", "alias@2"]), &["a@2"]);
 }
 
+/// It was never sent, so that the word about it is all that is owed.
+#[test]
+fn delta_unsubscribing_a_name_that_never_came_is_answered_too() {
+    let now = set(&["a@1"]);
+    let mut client = wild(Variant::Delta);
+    client.wants(&["*", "alias"]);
+    client.hears(&now, &["a@1"]);
+    client.acks_all();
+    client.edits(&[], &["alias"], &[]);
+    client.hears(&now, &["-alias"]);
+}
+
 #[test]
 fn delta_the_wildcard_hears_of_names_that_vanished_while_it_was_away() {
     let mut client = wild(Variant::Delta);
