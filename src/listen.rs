@@ -4,6 +4,9 @@
 
 pub(crate) mod accept;
 pub(crate) mod authority;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod http;
 pub(crate) mod peer;
 mod unix;

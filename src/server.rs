@@ -10,6 +10,9 @@ pub mod csds;
 mod drive;
 mod fetch;
 mod flood;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod inbound;
 mod live;

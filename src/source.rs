@@ -10,6 +10,9 @@ mod endpoint;
 pub mod event;
 pub mod failover;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jwt;
 mod refused;
 mod renewal;

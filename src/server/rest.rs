@@ -7,7 +7,7 @@
 //! Envoy logs the whole of a response that it cannot parse, keys included. So nothing is rendered that is not known to
 //! the last field, and a secret with anything else is refused (`RenderError`).
 
-mod json;
+pub(super) mod json;
 
 use std::{
     convert::Infallible,

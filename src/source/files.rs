@@ -5,7 +5,7 @@
 //! the next change is waited for. What is read is judged by the rules of [`decode`](super::decode), as if a Workload
 //! API had said it.
 
-mod bundle;
+pub(super) mod bundle;
 mod load;
 pub(super) mod open;
 pub(super) mod pem;

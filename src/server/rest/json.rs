@@ -25,20 +25,20 @@ use crate::xds::{self, EnvoyVersion, Resource, SECRET_TYPE_URL, Version};
 /// `DiscoveryRequest`, as far as it is used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(in crate::server) struct Asked {
     #[serde(alias = "versionInfo")]
-    pub(super) version_info: String,
+    pub(in crate::server) version_info: String,
     #[serde(alias = "resourceNames")]
-    pub(super) resource_names: Vec<String>,
+    pub(in crate::server) resource_names: Vec<String>,
     #[serde(alias = "typeUrl")]
-    pub(super) type_url: String,
-    pub(super) node: Node,
+    pub(in crate::server) type_url: String,
+    pub(in crate::server) node: Node,
 }
 
 /// `Node`, as far as it is used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Node {
+pub(in crate::server) struct Node {
     id: String,
     cluster: String,
     metadata: Option<serde_json::Map<String, serde_json::Value>>,
@@ -91,7 +91,7 @@ fn value(json: serde_json::Value) -> Value {
 
 /// Why a response cannot be written.
 #[derive(Debug, Error)]
-pub(super) enum RenderError {
+pub(in crate::server) enum RenderError {
     /// It has more fields than REST carries.
     #[error("the resource {0:?} has fields that have no JSON form here")]
     Unknown(String),
@@ -101,7 +101,7 @@ pub(super) enum RenderError {
 }
 
 /// A `DiscoveryResponse`.
-pub(super) fn render(version: &Version, found: &[&Resource]) -> Result<Bytes, RenderError> {
+pub(in crate::server) fn render(version: &Version, found: &[&Resource]) -> Result<Bytes, RenderError> {
     let mut secrets = Vec::new();
     for resource in found {
         let unknown = || RenderError::Unknown(resource.name().as_str().to_owned());

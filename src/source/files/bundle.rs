@@ -25,7 +25,7 @@ struct Jwk {
 ///
 /// # Errors
 /// It is neither of the two formats.
-pub(super) fn authorities(path: &Path, text: &[u8]) -> Result<Vec<u8>, FilesError> {
+pub(in crate::source) fn authorities(path: &Path, text: &[u8]) -> Result<Vec<u8>, FilesError> {
     if text.trim_ascii_start().starts_with(b"{") {
         from_json(path, text)
     } else {

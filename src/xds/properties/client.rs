@@ -5,13 +5,49 @@ use std::{
     time::Duration,
 };
 
-use super::{NAMES, Step};
+use super::{NAMES, Step, world::World};
 use crate::xds::{
     Answer, DeltaRequest, Heard, Limits, Lookup, Rejection, ResourceName, ResourceSet, SotwRequest, Subscription,
     Update, Variant, Version,
 };
 
-pub(super) type Content = BTreeMap<String, String>;
+type Content = BTreeMap<String, String>;
+
+/// Plays a history to a client of each kind; panics where the oracle objects.
+pub(super) fn converge(pending: bool, steps: impl IntoIterator<Item = Step>) {
+    let mut world = World { pending, ..World::default() };
+    let mut clients =
+        [Client::new(Variant::Sotw, false), Client::new(Variant::Sotw, true), Client::new(Variant::Delta, false)];
+    for step in steps {
+        world.apply(step);
+        let now = world.set();
+        clients.iter_mut().for_each(|client| client.apply(step, &now));
+    }
+    world.pending = false;
+    let now = world.set();
+    for client in &mut clients {
+        client.settle(&now);
+        client.check_settled(&now);
+    }
+    // Content that nobody has refused: now there is no excuse.
+    (0..NAMES.len() - 1).for_each(|i| {
+        if world.content.contains_key(NAMES[i]) {
+            world.apply(Step::Rotate(i));
+        }
+    });
+    let now = world.set();
+    for client in &mut clients {
+        client.settle(&now);
+        client.check_settled(&now);
+        client.check_silent_reconnect(&now);
+    }
+    let [plain, aggregated, delta] = clients.map(|client| {
+        let available = |name: &str| matches!(now.lookup(name), Lookup::Available(_));
+        client.held.into_iter().filter(|(name, _)| available(name)).collect::<Content>()
+    });
+    assert_eq!(plain, aggregated);
+    assert_eq!(plain, delta);
+}
 
 /// A response under way to the client.
 struct Received {
@@ -24,12 +60,12 @@ struct Received {
 }
 
 /// A client with its end of the wire, and the server's end.
-pub(super) struct Client {
+struct Client {
     variant: Variant,
     heals: bool,
     server: Subscription,
     wanted: BTreeSet<String>,
-    pub(super) held: Content,
+    held: Content,
     /// SotW: the last accepted version, and what it stands for.
     version_info: (String, Content),
     nonce: String,
@@ -43,7 +79,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(variant: Variant, heals: bool) -> Self {
+    fn new(variant: Variant, heals: bool) -> Self {
         Self {
             variant,
             heals,
@@ -60,7 +96,7 @@ impl Client {
         }
     }
 
-    pub(super) fn apply(&mut self, step: Step, now: &ResourceSet) {
+    fn apply(&mut self, step: Step, now: &ResourceSet) {
         match step {
             Step::Want(i) => self.edit(&[NAMES[i]], &[]),
             Step::Drop(i) => self.edit(&[], &[NAMES[i]]),
@@ -224,7 +260,7 @@ impl Client {
     }
 
     /// Lets everything settle: the client accepts whatever comes until nothing does.
-    pub(super) fn settle(&mut self, now: &ResourceSet) {
+    fn settle(&mut self, now: &ResourceSet) {
         for _ in 0..100 {
             while !self.under_way.is_empty() {
                 self.accept();
@@ -237,7 +273,7 @@ impl Client {
     }
 
     /// Everything wanted and available is held in its newest version, unless that was refused.
-    pub(super) fn check_settled(&self, now: &ResourceSet) {
+    fn check_settled(&self, now: &ResourceSet) {
         for resource in now.iter() {
             let (name, version) = (resource.name().to_string(), resource.version().to_string());
             let exempt = !self.wanted.contains(&name) || self.refused.contains(&(name.clone(), version.clone()));
@@ -250,7 +286,7 @@ impl Client {
     }
 
     /// A new stream of a client that holds the newest of everything hears no resource.
-    pub(super) fn check_silent_reconnect(&mut self, now: &ResourceSet) {
+    fn check_silent_reconnect(&mut self, now: &ResourceSet) {
         self.reconnect();
         for _ in 0..2 {
             if let Some(Update::Resource { resource, .. }) = self.server.reconcile(now, self.now) {
