@@ -145,8 +145,8 @@ async fn an_agent_that_does_not_renew_is_replaced_by_one_that_does() {
         })
         .await;
     let fresh = b.with(&["web"]).await;
-    // Overdue after three seconds.
-    let mut client = Client::of(&[&a, &b], Config { stale_percent: 5, ..quick() });
+    // It begins ten seconds before it is issued, and a quarter of its life ends seven seconds after that.
+    let mut client = Client::of(&[&a, &b], Config { stale_percent: 25, ..quick() });
     let before = client.serves(&stuck).await;
     client.expect_switch(&a, &b, SwitchReason::Stale).await;
     client.serves(&fresh).await;
