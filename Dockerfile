@@ -44,6 +44,7 @@ COPY --from=build --chmod=0555 /image/spiffe-sds /spiffe-sds
 # Envoy must be able to write to the socket (mode 0660): run it with group 65532, or set `group` or `mode`.
 USER 65532:65532
 
-# SIGTERM, the default, drains. There is no HEALTHCHECK: orchestrators probe grpc.health.v1 on the socket.
+# SIGTERM, the default, drains. There is no HEALTHCHECK: orchestrators probe with `/spiffe-sds health`, or grpc.health.v1 on the
+# socket.
 ENTRYPOINT ["/spiffe-sds"]
 CMD ["serve"]

@@ -13,6 +13,8 @@ mod demo;
 #[cfg(feature = "dev-issuer")]
 mod dev;
 mod fetch;
+mod health;
+mod man;
 mod operate;
 mod serve;
 mod status;
@@ -22,6 +24,7 @@ mod xds;
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    os::fd::AsFd as _,
     process::ExitCode,
 };
 
@@ -30,6 +33,17 @@ use clap::{
     ColorChoice, Parser, Subcommand,
     builder::{StyledStr, Styles},
 };
+use tokio::{io::Interest, net::unix::pipe};
+
+/// The version, the commit that was built and what is in it.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("SPIFFE_SDS_COMMIT"),
+    ", features: ",
+    env!("SPIFFE_SDS_FEATURES"),
+    ")"
+);
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -43,7 +57,7 @@ const ERROR: Style = AnsiColor::Red.on_default().bold();
 /// `serve` needs no configuration when SPIFFE_ENDPOINT_SOCKET is set. Every key of the configuration file
 /// can also be set by a variable (SPIFFE_SDS_...) or with --set; flags are stronger than variables, variables than the file.
 #[derive(Debug, Parser)]
-#[command(name = "spiffe-sds", version, styles = STYLES, arg_required_else_help = true, after_long_help = examples(&[
+#[command(name = "spiffe-sds", version, long_version = VERSION, styles = STYLES, arg_required_else_help = true, after_long_help = examples(&[
     ("Serve the identities of this machine's SPIRE agent to the local Envoy",
      "SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent.sock spiffe-sds serve"),
     ("See what the agent would give", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
@@ -64,6 +78,7 @@ enum Command {
     Dev(dev::Args),
     Check(check::Args),
     Status(status::Args),
+    Health(health::Args),
     Resend(operate::Resend),
     LogLevel(operate::LogLevel),
     RefreshTokens(operate::RefreshTokens),
@@ -71,6 +86,7 @@ enum Command {
     Fetch(fetch::Args),
     Watch(watch::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// The environment variables that are text; others cannot mean anything to us.
@@ -99,6 +115,7 @@ impl Cli {
             Command::Dev(args) => dev::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Check(args) => check::run(args, environment).await,
             Command::Status(args) => status::run(args).await,
+            Command::Health(args) => health::run(args).await,
             Command::Resend(args) => operate::resend(args).await,
             Command::LogLevel(args) => operate::log_level(args).await,
             Command::RefreshTokens(args) => operate::refresh_tokens(args).await,
@@ -106,6 +123,7 @@ impl Cli {
             Command::Fetch(args) => fetch::run(args).await,
             Command::Watch(args) => watch::run(args).await,
             Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
     }
 }
@@ -129,6 +147,17 @@ fn print(text: &str) -> anyhow::Result<()> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Until nobody reads standard output any more, as when `| head` has seen enough; for ever where that cannot be told, as
+/// with a file. For commands that go on until something happens, which may be never.
+async fn reader_gone() {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    // Nothing is written by it, so that the descriptor stays as it is: blocking, for everybody else who writes.
+    match stdout.and_then(pipe::Sender::from_owned_fd_unchecked) {
+        Ok(watched) if watched.ready(Interest::ERROR).await.is_ok() => {}
+        _ => std::future::pending().await,
     }
 }
 

@@ -178,7 +178,7 @@ pub(crate) fn seconds(time: SystemTime) -> String {
 }
 
 /// The two largest units, such as `364d 23h` or `1m 5s`.
-pub(super) fn left(duration: Duration) -> String {
+pub(crate) fn left(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [("d", seconds / 86_400), ("h", seconds / 3_600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
     let largest = units.iter().position(|(_, count)| *count > 0).unwrap_or(3);

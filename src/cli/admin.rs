@@ -36,6 +36,11 @@ impl Args {
         understood(request(&self.admin, "GET", path, String::new()).await?)
     }
 
+    /// The status and the body that it answers `path` with.
+    pub(super) async fn ask(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        request(&self.admin, "GET", path, String::new()).await
+    }
+
     /// The same; nothing if this server has nothing to say there.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Option<T>> {
         let answer = request(&self.admin, "GET", path, String::new()).await?;

@@ -20,6 +20,12 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "spiffe-sds", &mut script);
-    super::print(&String::from_utf8_lossy(&script))?;
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6.11 spells a program with a hyphen in two ways, so that nothing is completed behind its
+        // first word. In a version that is mended there is nothing to replace.
+        script = script.replace("spiffe__subcmd__sds", "spiffe__sds");
+    }
+    super::print(&script)?;
     Ok(ExitCode::SUCCESS)
 }

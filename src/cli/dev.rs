@@ -106,6 +106,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => break,
             () = &mut ending => break,
+            () = super::reader_gone() => break,
             event = events.recv() => match event {
                 Ok(event) => super::print(&line(&event))?,
                 Err(RecvError::Lagged(_)) => {}

@@ -88,18 +88,26 @@ struct News {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut revision = if args.watch { args.server.get::<News>("/debug/revision?after=0").await?.revision } else { 0 };
-    loop {
+    if !args.watch {
         let status = Status::read(&args).await?;
-        let text = if args.json { serde_json::to_string_pretty(&status)? + "\n" } else { status.tables() };
-        if args.watch && !args.json {
+        status.show(&args)?;
+        return Ok(if status.good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    tokio::select! {
+        () = super::reader_gone() => Ok(ExitCode::SUCCESS),
+        ended = watch(&args) => ended,
+    }
+}
+
+async fn watch(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut revision = args.server.get::<News>("/debug/revision?after=0").await?.revision;
+    loop {
+        let status = Status::read(args).await?;
+        if !args.json {
             // Home, and clear what is below: no flicker, and what was on the screen before stays in its history.
             super::print("\x1b[H\x1b[2J")?;
         }
-        super::print(&text)?;
-        if !args.watch {
-            return Ok(if status.good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        status.show(args)?;
         // A rotation is thousands of changes and one picture.
         tokio::time::sleep(Duration::from_millis(500)).await;
         loop {
@@ -112,6 +120,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Status {
+    fn show(&self, args: &Args) -> anyhow::Result<()> {
+        let text = if args.json { serde_json::to_string_pretty(self)? + "\n" } else { self.tables() };
+        super::print(&text)
+    }
+
     async fn read(args: &Args) -> anyhow::Result<Self> {
         let Sources { sources, refused } = args.server.get("/debug/sources").await?;
         let Identities { in_service, identities, tokens } = args.server.get("/debug/identities").await?;

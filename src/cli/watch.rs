@@ -40,6 +40,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     while args.count.is_none_or(|count| lines < count) {
         let update = tokio::select! {
             () = stop.cancelled() => break,
+            () = super::reader_gone() => break,
             update = subscription.next() => update,
         };
         let Some(update) = update else { break };

@@ -12,9 +12,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::client::{
-    self, Endpoint, Secret,
-    secret::{Certificate, Content},
+use crate::{
+    admin::view::left,
+    client::{
+        self, Endpoint, Secret,
+        secret::{Certificate, Content},
+    },
 };
 
 /// Where, as whom and what.
@@ -184,7 +187,7 @@ impl Row {
         match self.expires_in_seconds {
             None => "-".into(),
             Some(0) => "expired".into(),
-            Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+            Some(seconds) => left(Duration::from_secs(seconds)),
         }
     }
 }

@@ -35,13 +35,13 @@ impl Row {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let time = now.get(11..19).unwrap_or(&now);
         let style = if matches!(self.what, "rotated" | "new token") { ROTATED } else { TRUST };
-        let latency = self.latency.map_or_else(String::new, |latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3));
+        let latency = self.latency.map_or_else(String::new, |latency| format!("{:.1}ms", latency.as_secs_f64() * 1e3));
         let ok = load.requests.saturating_sub(load.failures);
         let failed = failed(load);
         format!(
-            "{DIM}{time}{DIM:#}  {style}{:<11}{style:#}  {:<32}  {:<8}  {:<9}  {latency:>9}  {ok:>9}  {failed}\n",
+            "{DIM}{time}{DIM:#} {style}{:<11}{style:#} {:<20} {:<8} {:<8} {latency:>8} {ok:>6} {failed}\n",
             self.what,
-            self.who,
+            short(&self.who),
             self.serial.get(..8).unwrap_or(&self.serial),
             self.by,
         )
@@ -50,22 +50,29 @@ impl Row {
 
 /// What is about to be seen.
 pub(super) fn header(envoy: &str, ids: &Ids, page: &str) -> String {
-    let (frontend, backend) = (&ids.frontend, &ids.backend);
+    let (frontend, backend) = (ids.frontend.to_string(), ids.backend.to_string());
+    let (frontend, backend) = (short(&frontend), short(&backend));
     format!(
         "\n{TITLE}Two Envoys {envoy} in mTLS, every request on a connection of its own{TITLE:#}\n\n\
-         \x20 requests --> frontend ==== mTLS + JWT ====> backend       {frontend}\n\
-         \x20                 ^                            ^            {backend}\n\
+         \x20 requests --> frontend ==== mTLS + JWT ====> backend    {frontend}\n\
+         \x20                 ^                            ^         {backend}\n\
          \x20           delta |                            | SotW\n\
          \x20                 '-------- spiffe-sds --------'\n\
          \x20                               ^\n\
          \x20                               | Workload API\n\
          \x20                      development issuer, not for production\n\n\
          Who holds what: {TITLE}{page}/{TITLE:#} in a browser. Ctrl-C ends it.\n\n\
-         PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a rotation is\n\
-         listed once Envoy's own admin interface shows the new serial in use. A JWT-SVID goes with each request.\n\n\
-         {TITLE}{:<8}  {:<11}  {:<32}  {:<8}  {:<9}  {:>9}  {:>9}  FAILED{TITLE:#}\n",
+         PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a\n\
+         rotation is listed once Envoy's own admin interface shows the new serial in\n\
+         use. A JWT-SVID goes with each request.\n\n\
+         {TITLE}{:<8} {:<11} {:<20} {:<8} {:<8} {:>8} {:>6} FAILED{TITLE:#}\n",
         "UTC", "WHAT", "WHO", "SERIAL", "ENVOY", "PUSH-ACK", "OK"
     )
+}
+
+/// A SPIFFE ID without what all of them have in common.
+fn short(id: &str) -> &str {
+    id.strip_prefix("spiffe://").unwrap_or(id)
 }
 
 /// How it went.
@@ -96,4 +103,28 @@ pub(super) fn step(step: CaStep) -> &'static str {
 fn failed(load: &LoadReport) -> String {
     let style = if load.failures == 0 { GOOD } else { BAD };
     format!("{style}{}{style:#}", load.failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::TrustDomain;
+
+    #[test]
+    fn the_demonstration_fits_a_terminal() {
+        let ids = Ids::new(&TrustDomain::new("example.org").unwrap()).unwrap();
+        let row = Row {
+            what: "CA prepared",
+            who: "spiffe://example.org/frontend".into(),
+            serial: "a".repeat(40),
+            by: "frontend".into(),
+            latency: Some(Duration::from_millis(1234)),
+        };
+        let load = LoadReport { requests: 999_999, ..LoadReport::default() };
+        let text = header("1.40.0", &ids, "http://127.0.0.1:65535") + &row.line(&load);
+        let plain = anstream::adapter::strip_str(&text).to_string();
+        for line in plain.lines() {
+            assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+        }
+    }
 }

@@ -134,6 +134,8 @@ impl Envoy {
         command.args(["--drain-time-s", "1", "--drain-strategy", "immediate"]);
         command.arg("--admin-address-path").arg(&admin_file).arg("-c").arg(&config);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).kill_on_drop(true);
+        // A Ctrl-C in the terminal is for us: Envoy ends when it is told to, after the load on it has ended.
+        command.process_group(0);
         let child = command.spawn().map_err(|source| Error::Spawn { path: binary.path().to_owned(), source })?;
 
         let unset = Admin::new(SocketAddr::from(([127, 0, 0, 1], 0)));
