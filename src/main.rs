@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use spiffe_sds::cli::{self, Cli};
 
+/// Gives memory back once a crowd of clients has gone, which glibc's keeps for the next one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Work comes in bursts, one per rotation, and is over in milliseconds: more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
 

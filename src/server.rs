@@ -4,6 +4,7 @@
 //! [`Server::run`] serves until told to stop and then drains: streams end in good order, connections get a GOAWAY, and
 //! what has not finished by the deadline is closed.
 
+mod budget;
 pub mod bundles;
 mod connection;
 pub mod csds;
@@ -56,6 +57,7 @@ use crate::{
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
 };
+use budget::Budgets;
 use connection::Clients;
 use flood::Floods;
 use publish::Publisher;
@@ -103,8 +105,16 @@ pub struct Limits {
     pub connections: u32,
     /// Resource names one stream may subscribe to.
     pub names_per_stream: u32,
+    /// Bytes of these names.
+    pub name_bytes_per_stream: u32,
     /// Bytes of one request message; Envoy's first one is about 61 KB.
     pub request_bytes: u32,
+    /// From the first byte of a request to its last.
+    pub request_timeout: Duration,
+    /// Bytes that one peer can make us hold: a user, or an address.
+    pub memory_per_peer: u64,
+    /// Bytes that all peers together can make us hold.
+    pub memory: u64,
 }
 
 impl Default for Limits {
@@ -114,7 +124,11 @@ impl Default for Limits {
             streams_per_peer: 32_768,
             connections: 16_384,
             names_per_stream: 16_384,
+            name_bytes_per_stream: 4 << 20,
             request_bytes: 1 << 20,
+            request_timeout: Duration::from_secs(30),
+            memory_per_peer: 64 << 20,
+            memory: 128 << 20,
         }
     }
 }
@@ -167,7 +181,9 @@ impl Server {
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
         let floods = Floods::new(secrets.names.templates());
         let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
+        let metrics = StreamMetrics::default();
         let shared = Shared {
+            budgets: Budgets::new(settings.clone(), metrics.clone()),
             settings,
             origin,
             feeds,
@@ -176,7 +192,7 @@ impl Server {
             events: broadcast::Sender::new(EVENTS_KEPT),
             streams: Streams::default(),
             journal: Journal::default(),
-            metrics: StreamMetrics::default(),
+            metrics,
             floods,
             anonymous,
             traces: OnceLock::new(),

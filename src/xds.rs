@@ -19,6 +19,7 @@ mod name;
 mod request;
 mod resource;
 mod response;
+mod sieve;
 mod stream;
 mod subscription;
 
@@ -27,8 +28,9 @@ pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequ
 pub(crate) use resource::filled;
 pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet, Version};
 pub use response::{Frame, unary_frame};
+pub use sieve::{Malformed, Sieve};
 pub use stream::{Event, Outgoing, Refusal, Service, StreamState};
-pub use subscription::{Answer, Heard, Limits, Status, Subscription, TooManyNames, Update};
+pub use subscription::{Answer, Changes, Heard, Limits, Standing, Status, Subscription, TooManyNames, Update};
 
 /// Which of the two protocols a stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -119,7 +119,7 @@ async fn no_debug_shows_a_key() {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
     let catalog = SecretCatalog::new(Naming::default(), origin.clone());
     let set = catalog.resources(&snapshot, Flavour::Spiffe, SystemTime::now()).unwrap();
-    let limits = xds::Limits { names: 10 };
+    let limits = xds::Limits { names: 10, name_bytes: 4 << 20 };
     let mut stream = StreamState::new(Variant::Sotw, Service::Secrets, limits, false, origin);
     let wire = WireSotw { resource_names: vec!["default".into()], ..WireSotw::default() };
     let event = stream.on_request(wire, Duration::ZERO).unwrap();

@@ -60,9 +60,13 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
     let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
+    let timeout_default = server_default.limits.request_timeout;
+    let request_timeout = raw.limits.request_timeout.clone();
+    let bounds = second_to(10 * MINUTE);
+    let request_timeout = compose.duration("limits.request_timeout", request_timeout, timeout_default, bounds);
     let server = server::Config {
         listeners: compose.listeners(raw.listeners, &source.sources),
-        limits: limits(&raw.limits, server_default.limits),
+        limits: limits(&raw.limits, request_timeout, server_default.limits),
         keepalive_interval: compose.duration(
             "keepalive.interval",
             keepalive.interval,
@@ -275,12 +279,16 @@ impl Compose {
     }
 }
 
-fn limits(raw: &raw::Limits, default: Limits) -> Limits {
+fn limits(raw: &raw::Limits, request_timeout: Duration, default: Limits) -> Limits {
     Limits {
         streams_per_connection: raw.streams_per_connection.unwrap_or(default.streams_per_connection),
         streams_per_peer: raw.streams_per_peer.unwrap_or(default.streams_per_peer),
         connections: raw.connections.unwrap_or(default.connections),
         names_per_stream: raw.names_per_stream.unwrap_or(default.names_per_stream),
+        name_bytes_per_stream: raw.name_bytes_per_stream.unwrap_or(default.name_bytes_per_stream),
         request_bytes: raw.request_bytes.unwrap_or(default.request_bytes),
+        request_timeout,
+        memory_per_peer: raw.memory_per_peer.unwrap_or(default.memory_per_peer),
+        memory: raw.memory.unwrap_or(default.memory),
     }
 }

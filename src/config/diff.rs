@@ -13,8 +13,12 @@ use super::{
 const LIVE: &[&str] = &[
     "drain_deadline",
     "keepalive",
+    "limits.memory",
+    "limits.memory_per_peer",
+    "limits.name_bytes_per_stream",
     "limits.names_per_stream",
     "limits.request_bytes",
+    "limits.request_timeout",
     "limits.streams_per_connection",
     "limits.streams_per_peer",
     "log.filter",

@@ -285,9 +285,22 @@ pub(super) struct Limits {
     /// Names that one stream may subscribe to.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
     pub(super) names_per_stream: Option<u32>,
+    /// Bytes of these names, all together. One name is at most 4096 bytes long; longer ones are no names.
+    #[schemars(range(min = 4_096, max = 1_073_741_824), extend("default" = 4_194_304))]
+    pub(super) name_bytes_per_stream: Option<u32>,
     /// Bytes of one request message. The first one of an Envoy has about 61 KB, so less than 64 KiB is refused.
     #[schemars(range(min = 65_536, max = 67_108_864), extend("default" = 1_048_576))]
     pub(super) request_bytes: Option<u32>,
+    /// How long a request may take from its first byte to its last. From 1s to 10m.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) request_timeout: Option<String>,
+    /// Bytes that one user of this machine (or one address, over TCP) can make the server hold, on all connections: requests
+    /// under way, names, responses that were not answered or read. What is more is refused with `RESOURCE_EXHAUSTED`.
+    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64), extend("default" = 67_108_864))]
+    pub(super) memory_per_peer: Option<u64>,
+    /// The same for all clients together.
+    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64), extend("default" = 134_217_728))]
+    pub(super) memory: Option<u64>,
 }
 
 /// How dead connections are found.

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, body::Body};
 
-use super::{Shared, inbound::Inbound, observe::StreamObserver, publish::Feed};
+use super::{Shared, budget::Charge, inbound::Inbound, observe::StreamObserver, publish::Feed};
 use crate::{
     identity::FileLease,
     listen::{Peer, peer::StreamPermit},
     secret::{Flavour, NodeNames},
-    xds::{Limits, Node, Refusal, ResourceSet, Service, StreamState, Wire},
+    xds::{Limits, Node, Refusal, ResourceName, ResourceSet, Service, StreamState, Wire},
 };
 
 /// Requests taken in before other streams of the connection get their turn.
@@ -36,6 +36,8 @@ pub(super) struct Drive<W> {
     shared: Arc<Shared>,
     inbound: Inbound<W>,
     state: StreamState,
+    /// For what `state` holds.
+    charge: Charge,
     feed: WatchStream<Feed>,
     /// Names that only this client has.
     names: Arc<NodeNames>,
@@ -60,12 +62,16 @@ impl<W: Wire> Drive<W> {
     /// A stream of `peer` that begins now.
     pub(super) fn new(shared: Arc<Shared>, service: Service, peer: Peer, permit: StreamPermit, body: Body) -> Self {
         let settings = shared.settings.now();
-        let limits = Limits { names: settings.config.limits.names_per_stream as usize };
+        let limits = settings.config.limits;
+        let limits =
+            Limits { names: limits.names_per_stream as usize, name_bytes: limits.name_bytes_per_stream as usize };
+        let charge = shared.budgets.open(peer);
         let wildcard = settings.secrets.wildcard;
         let (feed, names) = shared.admit_anyone();
         let flavours = Flavour::either(&Node::default());
         Self {
-            inbound: Inbound::new(body, settings.config.limits.request_bytes as usize),
+            inbound: Inbound::new(body, shared.bounds(), charge.beside()),
+            charge,
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             feed: WatchStream::new(feed),
             names,
@@ -121,13 +127,15 @@ impl<W: Wire> Drive<W> {
         }
         if event.heard.as_ref().is_some_and(|heard| heard.opened || heard.added + heard.dropped > 0) {
             let secrets = &self.shared.settings.now().secrets;
-            if secrets.files.is_open() {
+            let is_file = |name: &ResourceName| secrets.file(name.as_str()).is_some();
+            let changes = self.state.secrets().changes().names();
+            if secrets.files.is_open() && changes.is_none_or(|names| names.iter().any(is_file)) {
                 let wanted = self.state.secrets().wanted();
                 self.files.hold(wanted.filter_map(|name| secrets.file(name.as_str())).collect());
             }
         }
         self.observer.heard(&event, &self.state);
-        Ok(())
+        Ok(self.charge.set(self.state.weight())?)
     }
 
     /// Follows the feed of the flavour that is right now; the configuration has a say in it and may change.
@@ -201,9 +209,13 @@ impl<W: Wire> http_body::Body for Drive<W> {
         if let Some(name) = this.observer.asked(cx) {
             this.state.resend(name.as_ref());
         }
+        // Responses that wait for their answer.
+        if let Err(exhausted) = this.charge.set(this.state.weight()) {
+            return this.end(&exhausted.into());
+        }
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {
-            this.observer.settled(&this.state);
+            this.observer.settled(&mut this.state);
             let settled = this.now.as_ref().is_some_and(|now| now.is_known());
             return if this.deaf && settled { this.end(&Status::ok("")) } else { Poll::Pending };
         };

@@ -8,35 +8,42 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use tonic::{Status, body::Body};
 
-use super::{Shared, inbound::Inbound, observe::code_name, publish::Feed, service::respond};
+use super::{
+    Shared,
+    budget::{Charge, Charged},
+    inbound::Inbound,
+    observe::code_name,
+    publish::Feed,
+    service::respond,
+};
 use crate::{
     identity::FileLease,
+    listen::Peer,
     secret::{Flavour, View},
     xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
 };
 
-/// How long a client may take to send its one request.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long files may take to be read.
 const FILES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Answers one `FetchSecrets` call, from the request's body to the response's.
 pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
-    let mut inbound = Inbound::<WireSotw>::new(request.into_body(), shared.settings.limits().request_bytes as usize);
-    let first = tokio::time::timeout(PATIENCE, poll_fn(|cx| inbound.poll_message(cx))).await;
+    let Some(peer) = request.extensions().get::<Peer>().copied() else {
+        return Status::internal("the connection has no peer").into_http();
+    };
+    let bounds = shared.bounds();
+    let mut inbound = Inbound::<WireSotw>::new(request.into_body(), bounds, shared.budgets.open(peer));
+    let first = tokio::time::timeout(bounds.patience, poll_fn(|cx| inbound.poll_message(cx))).await;
     let result = match first {
-        Ok(Some(Ok(message))) => {
-            let _files = read_files(&shared, &message.resource_names).await;
-            fetch(&shared, message)
-        }
+        Ok(Some(Ok(message))) => fetch(&shared, message, inbound.into_charge()).await,
         Ok(Some(Err(status))) => Err(status),
         Ok(None) => Err(Status::invalid_argument("the request is empty; send one DiscoveryRequest")),
         Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
     };
     match result {
-        Ok(message) => {
+        Ok((message, charge)) => {
             shared.metrics.fetched("grpc", code_name(tonic::Code::Ok));
-            respond(unary(message))
+            respond(unary(message, charge))
         }
         Err(status) => {
             shared.metrics.fetched("grpc", code_name(status.code()));
@@ -45,9 +52,20 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
     }
 }
 
-fn fetch(shared: &Shared, mut message: WireSotw) -> Result<Bytes, Status> {
+async fn fetch(shared: &Shared, mut message: WireSotw, mut charge: Charge) -> Result<(Bytes, Charge), Status> {
     let node = message.take_node().map(Node::from).unwrap_or_default();
-    find(shared, &node, &message.type_url, message.resource_names, |found| xds::unary_frame(&shared.origin, found))
+    let names = message.resource_names;
+    charge.set(weight(&names))?;
+    let _files = read_files(shared, &names).await;
+    let render = |found: &[&Resource]| xds::unary_frame(&shared.origin, found);
+    let frame = find(shared, &node, &message.type_url, names, &mut charge, render)?;
+    charge.set(frame.len())?;
+    Ok((frame, charge))
+}
+
+/// What names cost that are held for a while.
+pub(super) fn weight(names: &[String]) -> usize {
+    names.iter().map(|name| size_of::<String>() + name.len()).sum()
 }
 
 /// Asks for the files among `names` and waits until they were looked at and what is in them can be found, which a stream
@@ -76,13 +94,14 @@ pub(super) async fn read_files(shared: &Shared, names: &[String]) -> FileLease {
     lease
 }
 
-/// Finds what of the names there is now and renders it. Without one of them that is an error, and so is what a stream
+/// Finds what of the names there is now and renders it, at the expense of `charge`. Without one of them that is an error, and so is what a stream
 /// would wait for.
 pub(super) fn find<T>(
     shared: &Shared,
     node: &Node,
     type_url: &str,
     mut names: Vec<String>,
+    charge: &mut Charge,
     render: impl FnOnce(&[&Resource]) -> T,
 ) -> Result<T, Status> {
     if !matches!(type_url, "" | SECRET_TYPE_URL) {
@@ -106,6 +125,9 @@ pub(super) fn find<T>(
     if found.is_empty() {
         return Err(Status::not_found("none of these names is available to this client"));
     }
+    // Twice: as a response, and what it takes to make one.
+    let size = found.iter().map(|found| found.name().as_str().len() + found.content().body().len()).sum::<usize>();
+    charge.set(weight(&names) + 2 * size)?;
     Ok(render(&found))
 }
 
@@ -125,10 +147,10 @@ fn select<'a>(now: &'a ResourceSet, names: &mut Vec<String>, wildcard: bool) -> 
 }
 
 /// A body of one message and an OK.
-fn unary(message: Bytes) -> Body {
+fn unary(message: Bytes, charge: Charge) -> Body {
     let mut trailers = HeaderMap::new();
     // "0" is always a valid header value, so this cannot fail.
     let _ = Status::ok("").add_header(&mut trailers);
     let frames = [Ok::<_, Status>(Frame::data(message)), Ok(Frame::trailers(trailers))];
-    Body::new(StreamBody::new(tokio_stream::iter(frames)))
+    Body::new(Charged::new(StreamBody::new(tokio_stream::iter(frames)), charge))
 }

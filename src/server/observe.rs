@@ -109,7 +109,6 @@ struct SinceSettled {
     interest: bool,
     opened: bool,
     sent: bool,
-    removed: bool,
     /// There are other resources than before: since when, and how they came.
     news: Option<Arrival>,
 }
@@ -148,14 +147,13 @@ impl StreamObserver {
     }
 
     /// The stream has nothing more to say.
-    pub(super) fn settled(&mut self, state: &StreamState) {
+    pub(super) fn settled(&mut self, state: &mut StreamState) {
         self.trail.settles();
-        let SinceSettled { interest, opened, sent, removed, news } = std::mem::take(&mut self.since_settled);
+        let changes = state.take_changes();
+        self.seat.wants(state.secrets(), &changes);
+        let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
         if !interest && !sent && news.is_none() {
             return;
-        }
-        if interest || removed {
-            self.seat.wants(state.secrets());
         }
         let waiting = state.secrets().waiting();
         self.meter.waiting(waiting);
@@ -257,7 +255,6 @@ impl StreamObserver {
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
             Some(Update::Removed { names, .. }) => {
-                self.since_settled.removed = true;
                 // An aggregated stream may be told of thousands at once.
                 let shown = names.get(..NAMES_SHOWN).unwrap_or(names);
                 if let Some(unsaid) = self.shared.floods.refused.take(Instant::now()) {

@@ -1,6 +1,7 @@
 //! Who is connected and what each has: one small cell a stream, written by the stream when something changes and read
 //! by whoever looks. Streams never wait for readers longer than it takes to copy one cell.
 
+mod row;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,9 @@ use std::{
 use futures_util::task::AtomicWaker;
 
 use super::observe::Client;
-use crate::xds::{Lookup, ResourceName, ResourceSet, Status, Subscription, Version};
+use crate::xds::{Changes, ResourceName, ResourceSet, Status, Subscription, Version};
 
+use row::Row;
 pub use search::{Counts, Found, Query};
 #[cfg(test)]
 pub(crate) use tests::crowd;
@@ -84,16 +86,22 @@ pub struct NameView {
     pub name: ResourceName,
     /// How it stands.
     pub state: State,
-    /// What was sent last, or what the client said that it holds.
+    /// What the client took last, or said that it holds: what it uses.
     pub held: Option<Version>,
+    /// What was sent last. Other than what is held, it was not answered yet, or refused.
+    pub sent_version: Option<Version>,
     /// What there is for it now.
     pub current: Option<Version>,
+    /// There is nothing of this name, and never will be for this client: the name is misspelt, foreign, or not allowed.
+    pub never: bool,
     /// When it was last sent on this stream.
     pub sent: Option<SystemTime>,
     /// When the client last took it.
     pub acked: Option<SystemTime>,
     /// The client's words, when it refused it.
     pub rejection: Option<Arc<str>>,
+    /// What it refused.
+    pub rejected: Option<Version>,
 }
 
 /// One stream's place in the list; leaves it when dropped.
@@ -117,23 +125,6 @@ struct View {
     /// Sorted by name.
     rows: Vec<Row>,
     resend: Option<Resend>,
-}
-
-#[derive(Clone)]
-struct Row {
-    name: ResourceName,
-    held: Option<Version>,
-    status: Status,
-    sent: Option<SystemTime>,
-    acked: Option<SystemTime>,
-    /// What was refused, in which words. Until other content is taken.
-    rejected: Option<Box<(Version, Arc<str>)>>,
-}
-
-impl Row {
-    fn new(name: ResourceName) -> Self {
-        Self { name, held: None, status: Status::NotSent, sent: None, acked: None, rejected: None }
-    }
 }
 
 /// What an operator wants sent again.
@@ -209,16 +200,23 @@ impl Seat {
         self.cell.view().client = client;
     }
 
-    /// The names of interest may be others than before.
-    pub(super) fn wants(&self, subscription: &Subscription) {
+    /// These names of interest stand otherwise than before.
+    pub(super) fn wants(&self, subscription: &Subscription, changes: &Changes) {
+        if changes.is_empty() {
+            return;
+        }
         let mut view = self.cell.view();
+        if let Some(names) = changes.names() {
+            names.iter().for_each(|name| view.want(name, subscription.standing(name)));
+            return;
+        }
         let mut before = std::mem::take(&mut view.rows).into_iter().peekable();
         let mut rows = Vec::with_capacity(subscription.names());
-        for (name, held, status) in subscription.statuses() {
-            while before.next_if(|row| row.name < *name).is_some() {}
-            let known = before.next_if(|row| row.name == *name);
-            let known = known.unwrap_or_else(|| Row::new(name.clone()));
-            rows.push(Row { held: held.cloned(), status, ..known });
+        for standing in subscription.standings() {
+            while before.next_if(|row| row.name < *standing.name).is_some() {}
+            let known = before.next_if(|row| row.name == *standing.name);
+            let known = known.unwrap_or_else(|| Row::new(standing.name.clone()));
+            rows.push(known.standing(standing));
         }
         view.rows = rows;
     }
@@ -240,33 +238,34 @@ impl Seat {
         };
         let Some(row) = row else { return };
         row.status = Status::Sent;
-        row.held = Some(version.clone());
+        row.told = Some(version.clone());
         row.sent = Some(SystemTime::now());
     }
 
     pub(super) fn acked(&self, name: &ResourceName, version: &Version) {
-        self.answered(name, version, |row| {
-            row.acked = Some(SystemTime::now());
-            row.status = Status::Acked;
-            // Envoy acknowledges the bytes that it has just refused when it sees them again.
+        self.answered(name, |row| {
+            // Envoy acknowledges the bytes that it has just refused when it sees them again, and does not use them.
             row.rejected.take_if(|rejected| rejected.0 != *version);
+            row.acked = Some(SystemTime::now());
+            if row.rejected.is_none() {
+                row.held = Some(version.clone());
+            }
+            if row.told.as_ref() == Some(version) {
+                row.status = Status::Acked;
+            }
         });
     }
 
     pub(super) fn nacked(&self, name: &ResourceName, version: &Version, detail: &str) {
-        self.answered(name, version, |row| {
+        self.answered(name, |row| {
             row.rejected = Some(Box::new((version.clone(), Arc::from(detail))));
         });
     }
 
-    fn answered(&self, name: &ResourceName, version: &Version, change: impl FnOnce(&mut Row)) {
+    fn answered(&self, name: &ResourceName, change: impl FnOnce(&mut Row)) {
         let mut view = self.cell.view();
         let found = view.rows.binary_search_by(|row| row.name.cmp(name)).ok();
-        if let Some(row) = found.and_then(|at| view.rows.get_mut(at))
-            && row.held.as_ref() == Some(version)
-        {
-            change(row);
-        }
+        found.and_then(|at| view.rows.get_mut(at)).map(change);
     }
 
     /// What an operator wants sent again, if anything; wakes the task of `cx` when that changes.
@@ -286,31 +285,6 @@ impl Cell {
     fn view(&self) -> MutexGuard<'_, View> {
         // Every change is complete in itself.
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Row {
-    fn current<'a>(&self, now: Option<&'a ResourceSet>) -> Option<&'a Version> {
-        now.and_then(|now| match now.lookup(self.name.as_str()) {
-            Lookup::Available(resource) => Some(resource.version()),
-            Lookup::Withheld | Lookup::Absent | Lookup::Impossible => None,
-        })
-    }
-
-    fn state(&self, current: Option<&Version>) -> State {
-        match &self.status {
-            _ if self.rejected.is_some() => State::Error,
-            Status::NotSent => State::NotSent,
-            Status::Acked if current.is_none() || current == self.held.as_ref() => State::Synced,
-            Status::Acked | Status::Sent | Status::Rejected(_) => State::Stale,
-        }
-    }
-
-    fn view(&self, now: Option<&ResourceSet>) -> NameView {
-        let current = self.current(now);
-        let (name, held, state) = (self.name.clone(), self.held.clone(), self.state(current));
-        let rejection = self.rejected.as_ref().map(|rejected| rejected.1.clone());
-        NameView { name, state, held, current: current.cloned(), sent: self.sent, acked: self.acked, rejection }
     }
 }
 

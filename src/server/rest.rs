@@ -12,23 +12,31 @@ pub(super) mod json;
 use std::{
     convert::Infallible,
     error::Error as StdError,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
 use tonic::{Code, Status, body::Body, service::Routes};
 
-use super::{Shared, fetch, observe::code_name};
-use crate::xds::{Node, Resource, Version};
+use super::{
+    Shared,
+    budget::{Charge, Charged},
+    fetch,
+    inbound::Bounds,
+    observe::code_name,
+};
+use crate::{
+    listen::Peer,
+    xds::{Node, Resource, Version},
+};
 
 const PATH: &str = "/v3/discovery:secrets";
-/// How long a client may take to send its one request.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves REST beside the gRPC services, over HTTP/1.1 and HTTP/2.
 pub(super) fn add(routes: Routes, shared: Arc<Shared>) -> Routes {
@@ -63,23 +71,15 @@ where
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "POST a DiscoveryRequest as JSON");
     }
-    let body = Limited::new(request.into_body(), shared.settings.limits().request_bytes as usize).collect();
-    let body = match tokio::time::timeout(PATIENCE, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than limits.request_bytes");
-        }
-        Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the request did not arrive whole"),
-        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"),
+    let Some(peer) = request.extensions().get::<Peer>().copied() else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the connection has no peer");
     };
-    let asked: json::Asked = match serde_json::from_slice(&body) {
+    let mut charge = shared.budgets.open(peer);
+    let asked = match read(request.into_body(), shared.bounds(), &mut charge).await {
         Ok(asked) => asked,
-        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("not a DiscoveryRequest in JSON: {error}")),
+        Err((code, words)) => return text(code, &words),
     };
-    let node = Node::from(asked.node);
-    let held = asked.version_info;
-    let _files = fetch::read_files(shared, &asked.resource_names).await;
-    match fetch::find(shared, &node, &asked.type_url, asked.resource_names, |found| respond(&held, found)) {
+    match ask(shared, asked, charge).await {
         Ok(response) => {
             shared.metrics.fetched("rest", code_name(Code::Ok));
             response
@@ -89,6 +89,48 @@ where
             failed(&status)
         }
     }
+}
+
+/// Reads the request, and reserves nothing on a promise.
+async fn read<B>(body: B, bounds: Bounds, charge: &mut Charge) -> Result<json::Asked, (StatusCode, String)>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
+{
+    let mut body = pin!(body);
+    let mut whole = Vec::new();
+    let too_large = || (StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than limits.request_bytes".to_owned());
+    if body.size_hint().lower() > bounds.bytes as u64 {
+        return Err(too_large());
+    }
+    let all = async {
+        while let Some(frame) = body.frame().await {
+            let broken = (StatusCode::BAD_REQUEST, "the request did not arrive whole".to_owned());
+            let data = frame.map_err(|_| broken)?.into_data().unwrap_or_default();
+            if whole.len() + data.len() > bounds.bytes {
+                return Err(too_large());
+            }
+            // Growing copies; and what is parsed is there twice.
+            let cost = 2 * (whole.len() + data.len());
+            charge.set(cost).map_err(|exhausted| (StatusCode::TOO_MANY_REQUESTS, exhausted.to_string()))?;
+            whole.extend_from_slice(&data);
+        }
+        Ok(())
+    };
+    let late = |_| (StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time".to_owned());
+    tokio::time::timeout(bounds.patience, all).await.map_err(late)??;
+    let invalid = |error| (StatusCode::BAD_REQUEST, format!("not a DiscoveryRequest in JSON: {error}"));
+    serde_json::from_slice(&whole).map_err(invalid)
+}
+
+async fn ask(shared: &Shared, asked: json::Asked, mut charge: Charge) -> Result<Response<Body>, Status> {
+    let node = Node::from(asked.node);
+    let held = asked.version_info;
+    charge.set(fetch::weight(&asked.resource_names))?;
+    let _files = fetch::read_files(shared, &asked.resource_names).await;
+    let render = |found: &[&Resource]| respond(&held, found);
+    let response = fetch::find(shared, &node, &asked.type_url, asked.resource_names, &mut charge, render)?;
+    charge.set(response.body().size_hint().lower() as usize)?;
+    Ok(response.map(|body| Body::new(Charged::new(body, charge))))
 }
 
 fn respond(held: &str, found: &[&Resource]) -> Response<Body> {

@@ -6,7 +6,9 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     StreamEvent, Streams,
+    budget::Budgets,
     flood::Floods,
+    inbound::Bounds,
     live::Settings,
     publish::{Feed, Feeds},
 };
@@ -25,6 +27,8 @@ pub(super) struct Shared {
     pub(super) feeds: Feeds,
     pub(super) files: Arc<FileStore>,
     pub(super) peers: PeerStreams,
+    /// What clients make us hold.
+    pub(super) budgets: Budgets,
     pub(super) events: broadcast::Sender<StreamEvent>,
     pub(super) metrics: StreamMetrics,
     pub(super) floods: Floods,
@@ -37,6 +41,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// What a request may cost.
+    pub(super) fn bounds(&self) -> Bounds {
+        let limits = self.settings.limits();
+        Bounds { bytes: limits.request_bytes as usize, patience: limits.request_timeout }
+    }
+
     /// The same for a client that has not said, or never will say, who it is.
     pub(super) fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
         let live = self.settings.now();

@@ -6,10 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Frame, Origin, Request, ResourceName, TooManyNames, Variant, Version, response, subscription::WILDCARD};
+use super::{
+    Frame, Limits, Origin, Request, ResourceName, TooManyNames, Variant, Version, response,
+    subscription::{NAME_COPIES, NAME_COST, WILDCARD},
+};
 
 /// Types beyond this many are not answered: Envoy knows about a dozen.
 const TYPES: usize = 32;
+/// A longer type is none.
+const LONGEST_TYPE: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
@@ -17,16 +22,24 @@ pub(super) struct Foreign {
     /// Answers that are owed, one a type however often it was asked for; the names are delta's.
     due: VecDeque<(String, BTreeSet<ResourceName>)>,
     answers: u32,
+    /// Names that are remembered, and their bytes.
+    names: usize,
+    bytes: usize,
 }
 
 impl Foreign {
     /// Takes in a request of another type; says whether it is the first one of its type.
     ///
     /// # Errors
-    /// [`TooManyNames`] when all types together have more than `limit`.
-    pub(super) fn on_request(&mut self, type_url: &str, request: Request, limit: usize) -> Result<bool, TooManyNames> {
+    /// [`TooManyNames`] when all types together have more than the limits allow.
+    pub(super) fn on_request(
+        &mut self,
+        type_url: &str,
+        request: Request,
+        limits: Limits,
+    ) -> Result<bool, TooManyNames> {
         let first = !self.types.contains_key(type_url);
-        if first && self.types.len() == TYPES {
+        if first && (self.types.len() == TYPES || type_url.len() > LONGEST_TYPE) {
             return Ok(false);
         }
         let known = self.types.entry(type_url.to_owned()).or_default();
@@ -54,7 +67,9 @@ impl Foreign {
         if let Some((_, owed)) = self.due.iter_mut().find(|(due, _)| due == type_url) {
             unsubscribed.iter().for_each(|name| _ = owed.remove(name));
         }
-        if self.names() > limit { Err(TooManyNames { limit }) } else { Ok(first) }
+        self.names = self.types.values().map(BTreeSet::len).sum();
+        self.bytes = self.types.values().flatten().map(|name| name.as_str().len()).sum();
+        limits.check(self.names, self.bytes).map(|()| first)
     }
 
     fn owe(&mut self, type_url: &str, names: BTreeSet<ResourceName>) {
@@ -64,9 +79,9 @@ impl Foreign {
         }
     }
 
-    /// How many names are remembered.
-    pub(super) fn names(&self) -> usize {
-        self.types.values().map(BTreeSet::len).sum()
+    /// Bytes that this costs, about. What is owed is remembered too.
+    pub(super) fn weight(&self) -> usize {
+        self.types.len() * (LONGEST_TYPE + NAME_COST) + self.names * NAME_COST + self.bytes * NAME_COPIES
     }
 
     /// The next answer that is owed.
@@ -85,6 +100,8 @@ mod tests {
     use super::*;
     use crate::xds::{DeltaRequest, SECRET_TYPE_URL, SotwRequest};
 
+    const LIMITS: Limits = Limits { names: 100, name_bytes: 1 << 20 };
+
     fn sotw(names: &[&str]) -> Request {
         let names = names.iter().map(|name| (*name).into()).collect();
         Request::Sotw(SotwRequest { names, ..SotwRequest::default() })
@@ -99,9 +116,9 @@ mod tests {
     fn types_beyond_the_limit_are_neither_remembered_nor_answered() {
         let mut foreign = Foreign::default();
         for i in 0..TYPES + 8 {
-            assert_eq!(foreign.on_request(&format!("type{i}"), sotw(&["x"]), 100), Ok(i < TYPES));
+            assert_eq!(foreign.on_request(&format!("type{i}"), sotw(&["x"]), LIMITS), Ok(i < TYPES));
         }
-        assert_eq!(foreign.names(), TYPES);
+        assert_eq!(foreign.names, TYPES);
         assert_eq!(answers(&mut foreign, Variant::Sotw), TYPES);
     }
 
@@ -109,17 +126,17 @@ mod tests {
     fn a_client_that_does_not_read_owes_us_no_memory() {
         let mut foreign = Foreign::default();
         for i in 0..100 {
-            foreign.on_request("type", sotw(&[&format!("x{i}")]), 100).unwrap();
+            foreign.on_request("type", sotw(&[&format!("x{i}")]), LIMITS).unwrap();
         }
-        assert_eq!(foreign.names(), 1);
+        assert_eq!(foreign.names, 1);
         assert_eq!(answers(&mut foreign, Variant::Sotw), 1);
         for _ in 0..10 {
             let subscribe = vec!["y".into(), "z".into()];
             let unsubscribe = vec!["z".into()];
             let request = DeltaRequest { subscribe, unsubscribe, ..DeltaRequest::default() };
-            foreign.on_request("type", Request::Delta(request), 100).unwrap();
+            foreign.on_request("type", Request::Delta(request), LIMITS).unwrap();
         }
-        assert_eq!(foreign.names(), 2);
+        assert_eq!(foreign.names, 2);
         assert_eq!(foreign.due[0].1.len(), 1);
         assert_eq!(answers(&mut foreign, Variant::Delta), 1);
     }

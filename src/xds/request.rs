@@ -206,6 +206,10 @@ pub struct DeltaRequest {
 pub trait Wire: prost::Message + Default + 'static {
     /// The protocol that this is a request of.
     const VARIANT: Variant;
+    /// The number of the field that holds the node.
+    const NODE_FIELD: u32;
+    /// The numbers of the other fields that are used.
+    const FIELDS: &'static [u32];
     /// Takes the node out, if the message carries one.
     fn take_node(&mut self) -> Option<WireNode>;
     /// The type URL as sent; may be empty.
@@ -225,6 +229,8 @@ pub enum Request {
 
 impl Wire for WireSotw {
     const VARIANT: Variant = Variant::Sotw;
+    const NODE_FIELD: u32 = 2;
+    const FIELDS: &'static [u32] = &[1, 3, 4, 5, 6];
 
     fn take_node(&mut self) -> Option<WireNode> {
         self.node.take()
@@ -246,6 +252,8 @@ impl Wire for WireSotw {
 
 impl Wire for WireDelta {
     const VARIANT: Variant = Variant::Delta;
+    const NODE_FIELD: u32 = 1;
+    const FIELDS: &'static [u32] = &[2, 3, 4, 5, 6, 7];
 
     fn take_node(&mut self) -> Option<WireNode> {
         self.node.take()

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 
 use super::{
-    Frame, Heard, Limits, Node, Origin, Request, ResourceName, ResourceSet, SECRET_TYPE_URL, Subscription,
+    Changes, Frame, Heard, Limits, Node, Origin, Request, ResourceName, ResourceSet, SECRET_TYPE_URL, Subscription,
     TooManyNames, Update, Variant, Version, Wire, foreign::Foreign,
 };
 
@@ -99,7 +99,7 @@ impl StreamState {
             (_, Service::Secrets) => return Err(Refusal::WrongType(type_url.into())),
             (_, Service::Aggregated) => {
                 let foreign = self.foreign.get_or_insert_default();
-                let first = foreign.on_request(&type_url, wire.into_request(), self.limits.names)?;
+                let first = foreign.on_request(&type_url, wire.into_request(), self.limits)?;
                 return Ok(Event { node, heard: None, foreign: first.then(|| type_url.into()) });
             }
         }
@@ -131,6 +131,17 @@ impl StreamState {
     #[must_use]
     pub fn secrets(&self) -> &Subscription {
         &self.secrets
+    }
+
+    /// What has changed of it since this was asked last.
+    pub fn take_changes(&mut self) -> Changes {
+        self.secrets.take_changes()
+    }
+
+    /// Bytes that the stream costs, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.secrets.weight() + self.foreign.as_ref().map_or(0, |foreign| foreign.weight())
     }
 
     /// The protocol spoken.

@@ -1,11 +1,12 @@
 //! What one client wants of one resource type, and what it has been told: the heart of the server.
 
+mod changes;
 mod interest;
 mod outstanding;
 mod update;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,34 +14,67 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    DeltaRequest, Lookup, Rejection, Resource, ResourceName, ResourceSet, SotwRequest, Variant, Version,
+    DeltaRequest, Lookup, Rank, Rejection, Resource, ResourceName, ResourceSet, SotwRequest, Variant, Version,
     response::state_digest,
 };
+pub use changes::Changes;
 pub use interest::Status;
-use interest::{Interest, Interests};
+use interest::{Interest, Interests, Plan};
 use outstanding::{Outstanding, Sent};
-pub use update::{Answer, Heard, Update};
+pub use update::{Answer, Heard, Standing, Update};
 
 /// The name that asks for everything (xDS protocol, "wildcard").
 pub(super) const WILDCARD: &str = "*";
 /// How many repeated requests are answered in a burst, and one more for each second: see [`Subscription::on_sotw`].
 const RESEND_BURST: u32 = 8;
+/// The longest name: a SPIFFE ID has at most 2048 bytes, a path 4096.
+pub(super) const LONGEST_NAME: usize = 4096;
+/// What a name costs beside its bytes: here, in the list of streams, and on its way.
+pub(super) const NAME_COST: usize = 320;
+/// How often the bytes of a name are there.
+pub(super) const NAME_COPIES: usize = 2;
+/// What a response costs that waits for its answer.
+const SENT_COST: usize = 128;
 
 /// What bounds a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Names that one stream may subscribe to.
     pub names: usize,
+    /// Bytes of these names.
+    pub name_bytes: usize,
 }
 
 /// The client asked for more names than a stream may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "the stream subscribes to more than {limit} names; split the names over several streams or raise limits.names_per_stream"
-)]
-pub struct TooManyNames {
-    /// The limit in force.
-    pub limit: usize,
+pub enum TooManyNames {
+    /// By number.
+    #[error(
+        "the stream subscribes to more than {limit} names; split the names over several streams or raise limits.names_per_stream"
+    )]
+    Count {
+        /// The limit in force.
+        limit: usize,
+    },
+    /// By length.
+    #[error(
+        "the stream subscribes to names of more than {limit} bytes; split them over several streams or raise limits.name_bytes_per_stream"
+    )]
+    Bytes {
+        /// The limit in force.
+        limit: usize,
+    },
+}
+
+impl Limits {
+    /// Whether a stream may have so many names of so many bytes.
+    pub(super) fn check(self, names: usize, bytes: usize) -> Result<(), TooManyNames> {
+        match self {
+            Self { names: limit, .. } if names > limit => Err(TooManyNames::Count { limit }),
+            Self { name_bytes: limit, .. } if bytes > limit => Err(TooManyNames::Bytes { limit }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// One client's interest in one resource type on one stream.
@@ -65,11 +99,20 @@ pub struct Subscription {
     resend: Tokens,
     /// Rejected content by name. Sticky: Envoy acknowledges the same bad bytes when it sees them again.
     rejected: BTreeMap<ResourceName, (Version, Arc<str>)>,
-    /// What is planned and not yet sent, in order. Replaced whole whenever the set or the interest changes.
-    queue: VecDeque<Arc<Resource>>,
-    removed: Vec<ResourceName>,
-    /// The set that the plan was made from; `None` when the interest has changed since.
+    /// Bytes of the words in `rejected`.
+    words: usize,
+    /// What is planned and not yet sent, in order.
+    queue: BTreeMap<(Rank, ResourceName), Arc<Resource>>,
+    /// Names that are planned to be removed.
+    removed: BTreeSet<ResourceName>,
+    /// Delta: names that are too long to be any, of which the client is yet to hear.
+    overlong: BTreeSet<ResourceName>,
+    /// The set that the plan was made from.
     planned: Option<Version>,
+    /// What has changed since of what the client wants, so that a small request costs little however much is wanted.
+    dirty: Changes,
+    /// The same for whoever shows this.
+    changes: Changes,
     /// How often content was sent again under the nonce of its earlier sending.
     reissued: u32,
 }
@@ -92,9 +135,13 @@ impl Subscription {
             last_answered: None,
             resend: Tokens { left: RESEND_BURST, since: Duration::ZERO },
             rejected: BTreeMap::new(),
-            queue: VecDeque::new(),
-            removed: Vec::new(),
+            words: 0,
+            queue: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            overlong: BTreeSet::new(),
             planned: None,
+            dirty: Changes::default(),
+            changes: Changes::default(),
             reissued: 0,
         }
     }
@@ -108,8 +155,9 @@ impl Subscription {
     ///
     /// # Errors
     /// [`TooManyNames`]; the subscription is unchanged.
-    pub fn on_sotw(&mut self, request: SotwRequest, at: Duration) -> Result<Heard, TooManyNames> {
-        self.check_count(request.names.len())?;
+    pub fn on_sotw(&mut self, mut request: SotwRequest, at: Duration) -> Result<Heard, TooManyNames> {
+        let overlong = request.names.extract_if(.., |name| is_overlong(name)).count();
+        self.limits.check(request.names.len(), request.names.iter().map(|name| name.as_str().len()).sum())?;
         let opened = !std::mem::replace(&mut self.opened, true);
         let answer = self.answer(&request.nonce, request.rejection, at);
         // An empty list is the legacy wildcard only as the very first word of a stream; later it means "nothing".
@@ -138,18 +186,18 @@ impl Subscription {
         let repeated = answer == Answer::Repeated || wordless;
         let resent = repeated && !changed && !opened && self.grant_resend(at);
         if changed || opened || resent {
-            self.planned = None;
+            self.touch_all();
         }
-        Ok(Heard { opened, answer, added, dropped, resent, wildcard })
+        Ok(Heard { opened, answer, added, dropped, overlong, resent, wildcard })
     }
 
     /// Takes in an incremental request at `at`, the age of the stream.
     ///
     /// # Errors
     /// [`TooManyNames`]; the subscription is unchanged.
-    pub fn on_delta(&mut self, request: DeltaRequest, at: Duration) -> Result<Heard, TooManyNames> {
-        self.check_count(self.interests.len() + request.subscribe.len())
-            .or_else(|_| self.check_count(self.interests.len_with(&request.subscribe)))?;
+    pub fn on_delta(&mut self, mut request: DeltaRequest, at: Duration) -> Result<Heard, TooManyNames> {
+        let overlong: Vec<_> = request.subscribe.extract_if(.., |name| is_overlong(name)).collect();
+        self.check_more(&request.subscribe)?;
         let opened = !std::mem::replace(&mut self.opened, true);
         let answer = self.answer(&request.nonce, request.rejection, at);
         let is_wildcard = |name: &ResourceName| name.as_str() == WILDCARD;
@@ -168,6 +216,13 @@ impl Subscription {
         }
         subscribe.sort_unstable();
         subscribe.dedup();
+        if opened || self.wildcard || before {
+            self.touch_all();
+        } else {
+            subscribe.iter().chain(&unsubscribe).for_each(|name| self.touch(name));
+        }
+        unsubscribe.iter().for_each(|name| _ = self.overlong.remove(name));
+        let overlong = self.refuse(overlong);
         let added = subscribe.len();
         self.interests.subscribe(subscribe);
         if opened {
@@ -180,10 +235,7 @@ impl Subscription {
         let dropped = unsubscribe.len();
         // While the wildcard covers them, the client must hear whether the names still exist.
         self.interests.unsubscribe(unsubscribe, self.wildcard);
-        if opened || added + dropped > 0 || before != self.wildcard {
-            self.planned = None;
-        }
-        Ok(Heard { opened, answer, added, dropped, resent: false, wildcard: self.wildcard })
+        Ok(Heard { opened, answer, added, dropped, overlong, resent: false, wildcard: self.wildcard })
     }
 
     /// The next thing to tell the client, given the newest set; `None` when there is nothing to say.
@@ -192,32 +244,60 @@ impl Subscription {
         if !self.opened {
             return None;
         }
-        if self.planned.as_ref() != Some(now.state()) {
-            self.plan(now);
-            self.planned = Some(now.state().clone());
-        }
-        if let Some(resource) = self.queue.pop_front() {
+        self.plan(now);
+        if let Some((_, resource)) = self.queue.pop_first() {
             return Some(self.send(resource, now, at));
         }
-        if self.removed.is_empty() {
+        if self.removed.is_empty() && self.overlong.is_empty() {
             return None;
         }
-        let names = std::mem::take(&mut self.removed);
+        let names: Vec<_> = std::mem::take(&mut self.removed).into_iter().collect();
         self.interests.told_absent(&names);
+        names.iter().for_each(|name| self.changes.note(name));
+        let overlong = std::mem::take(&mut self.overlong);
+        let names: Vec<_> = names.into_iter().chain(overlong).collect();
         let nonce = self.fresh_nonce(Version::digest(names.iter().map(|name| name.as_str().as_bytes())).as_str());
         self.outstanding.push(Sent { nonce: nonce.clone(), resource: None, at });
         Some(Update::Removed { names, nonce })
     }
 
-    /// Every name of interest with the version sent and how that went.
-    pub fn statuses(&self) -> impl Iterator<Item = (&ResourceName, Option<&Version>, Status)> {
-        self.interests.iter().map(|interest| {
-            let status = match (&interest.held, self.rejected.get(&interest.name)) {
-                (Some(held), Some((version, detail))) if held == version => Status::Rejected(detail.clone()),
-                _ => interest.status.clone(),
-            };
-            (&interest.name, interest.held.as_ref(), status)
-        })
+    /// Every name of interest and how it stands.
+    pub fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.interests.iter().map(|interest| self.standing_of(interest))
+    }
+
+    /// How a name stands, if it is of interest.
+    #[must_use]
+    pub fn standing(&self, name: &ResourceName) -> Option<Standing<'_>> {
+        self.interests.get(name).map(|interest| self.standing_of(interest))
+    }
+
+    fn standing_of<'a>(&'a self, interest: &'a Interest) -> Standing<'a> {
+        let status = match (&interest.held, self.rejected.get(&interest.name)) {
+            (Some(held), Some((version, detail))) if held == version => Status::Rejected(detail.clone()),
+            _ => interest.status.clone(),
+        };
+        Standing { name: &interest.name, sent: interest.held.as_ref(), held: interest.taken.as_ref(), status }
+    }
+
+    /// Which names stand otherwise than when this was asked last.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The same, without forgetting it.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Bytes that this costs, here and where streams are listed: about, and never much less.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let (names, bytes) = (self.interests.len() + self.overlong.len(), self.interests.bytes());
+        let overlong: usize = self.overlong.iter().map(|name| name.as_str().len()).sum();
+        let words = self.words + self.rejected.len() * SENT_COST;
+        names * NAME_COST + (bytes + overlong) * NAME_COPIES + self.outstanding.len() * SENT_COST + words
     }
 
     /// Every name of interest, in order.
@@ -234,12 +314,36 @@ impl Subscription {
     /// How many names the client asked for and has not heard of: neither a resource nor that there is none.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        let unheard = |interest: &&Interest| interest.explicit && interest.held.is_none() && !interest.told_absent;
-        self.interests.iter().filter(unheard).count()
+        self.interests.unheard()
     }
 
-    fn check_count(&self, names: usize) -> Result<(), TooManyNames> {
-        if names > self.limits.names { Err(TooManyNames { limit: self.limits.names }) } else { Ok(()) }
+    /// Whether there is room for these names too.
+    fn check_more(&self, names: &[ResourceName]) -> Result<(), TooManyNames> {
+        let bytes: usize = names.iter().map(|name| name.as_str().len()).sum();
+        let all_new = self.limits.check(self.interests.len() + names.len(), self.interests.bytes() + bytes);
+        all_new.or_else(|_| {
+            let (count, bytes) = self.interests.size_with(names);
+            self.limits.check(count, bytes)
+        })
+    }
+
+    /// Owes the client a word about names that are none, as far as they can be remembered; says how many there were.
+    fn refuse(&mut self, names: Vec<ResourceName>) -> usize {
+        let count = names.len();
+        let room = self.limits.name_bytes / LONGEST_NAME;
+        let kept = names.into_iter().take(room.saturating_sub(self.overlong.len()));
+        self.overlong.extend(kept.filter(|name| name.as_str().len() <= 2 * LONGEST_NAME));
+        count
+    }
+
+    fn touch(&mut self, name: &ResourceName) {
+        self.dirty.note(name);
+        self.changes.note(name);
+    }
+
+    fn touch_all(&mut self) {
+        self.dirty.note_all();
+        self.changes.note_all();
     }
 
     fn answer(&mut self, nonce: &str, rejection: Option<Rejection>, at: Duration) -> Answer {
@@ -254,26 +358,50 @@ impl Subscription {
         let latency = at.saturating_sub(sent.at);
         if let Some(rejection) = rejection {
             if let Some((name, version)) = sent.resource.clone() {
-                self.rejected.insert(name, (version, Arc::from(rejection.message.as_str())));
+                self.reject(name, version, &rejection.message);
             }
             return Answer::Nacked { resource: sent.resource, rejection };
         }
         let Some((name, version)) = sent.resource else { return Answer::Acked { resource: None, latency } };
         // Acknowledging what was rejected before proves nothing; acknowledging other content ends the rejection.
-        if self.rejected.get(&name).is_some_and(|(rejected, _)| *rejected != version) {
-            self.rejected.remove(&name);
+        match self.rejected.get(&name) {
+            Some((rejected, _)) if *rejected == version => {
+                return Answer::Acked { resource: Some((name, version)), latency };
+            }
+            Some((_, words)) => {
+                self.words -= words.len();
+                self.rejected.remove(&name);
+            }
+            None => {}
         }
         self.interests.acked(&name, &version);
         Answer::Acked { resource: Some((name, version)), latency }
     }
 
+    /// Remembers a rejection; those of names that nobody wants any more make room.
+    fn reject(&mut self, name: ResourceName, version: Version, words: &str) {
+        if self.rejected.len() >= self.limits.names {
+            self.rejected.retain(|name, _| self.interests.get(name).is_some());
+            self.words = self.rejected.values().map(|(_, words)| words.len()).sum();
+        }
+        self.words += words.len();
+        if let Some((_, before)) = self.rejected.insert(name, (version, Arc::from(words))) {
+            self.words -= before.len();
+        }
+    }
+
     /// Owes the client again what it holds: `name`, or everything.
     pub fn resend(&mut self, name: Option<&ResourceName>) {
         match name {
-            Some(name) => self.interests.due(name),
-            None => self.interests.all_due(),
+            Some(name) => {
+                self.interests.due(name);
+                self.dirty.note(name);
+            }
+            None => {
+                self.interests.all_due();
+                self.dirty.note_all();
+            }
         }
-        self.planned = None;
     }
 
     fn grant_resend(&mut self, at: Duration) -> bool {
@@ -284,31 +412,43 @@ impl Subscription {
         granted
     }
 
-    /// Compares interest with the set and lists what is to be sent, trust first.
+    /// Compares interest with the set and lists what is to be sent, trust first: of everything when the set has changed,
+    /// else of what is wanted otherwise than before.
     fn plan(&mut self, now: &ResourceSet) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if self.planned.as_ref() == Some(now.state())
+            && let Some(names) = dirty.names()
+        {
+            names.iter().for_each(|name| self.plan_again(now, name));
+            return;
+        }
+        self.planned = Some(now.state().clone());
         self.removed.clear();
+        self.queue.clear();
         if self.wildcard {
             self.interests.follow(now, self.variant);
+            self.changes.note_all();
         }
         self.try_resume(now);
-        let mut due = Vec::new();
         for interest in self.interests.iter() {
-            match now.lookup(interest.name.as_str()) {
-                lookup if !interest.is_covered(&lookup) => self.removed.push(interest.name.clone()),
-                Lookup::Available(resource) if interest.wants(resource.version()) => due.push(resource.clone()),
-                Lookup::Available(_) | Lookup::Withheld => {}
-                Lookup::Absent if self.variant == Variant::Delta && interest.held.is_some() => {
-                    self.removed.push(interest.name.clone());
-                }
-                Lookup::Impossible if self.variant == Variant::Delta && !interest.told_absent => {
-                    self.removed.push(interest.name.clone());
-                }
-                // SotW cannot say no: an empty response would not end Envoy's waiting either.
-                Lookup::Absent | Lookup::Impossible => {}
+            match interest.plan(now, self.variant) {
+                Plan::Send(resource) => drop(self.queue.insert(place(&resource), resource)),
+                Plan::Remove => drop(self.removed.insert(interest.name.clone())),
+                Plan::Nothing => {}
             }
         }
-        due.sort_by(|a, b| (a.rank(), a.name()).cmp(&(b.rank(), b.name())));
-        self.queue = due.into();
+    }
+
+    fn plan_again(&mut self, now: &ResourceSet, name: &ResourceName) {
+        for rank in [Rank::Trust, Rank::Credential] {
+            self.queue.remove(&(rank, name.clone()));
+        }
+        self.removed.remove(name);
+        match self.interests.get(name).map(|interest| interest.plan(now, self.variant)) {
+            Some(Plan::Send(resource)) => drop(self.queue.insert(place(&resource), resource)),
+            Some(Plan::Remove) => drop(self.removed.insert(name.clone())),
+            Some(Plan::Nothing) | None => {}
+        }
     }
 
     /// A SotW client that reconnects names the state it holds; if that is the state it would be sent, all is well.
@@ -331,6 +471,7 @@ impl Subscription {
         let state = state_digest(available.iter().map(|resource| (resource.name(), resource.version())));
         if self.resume.take() == Some(state) {
             for resource in available {
+                self.changes.note(resource.name());
                 self.interests.resumed(resource.name(), resource.version());
             }
         }
@@ -364,6 +505,15 @@ impl Subscription {
         self.reissued = self.reissued.wrapping_add(1);
         format!("{derived}.{}", self.reissued).into_boxed_str()
     }
+}
+
+/// Where a resource stands in the order of sending.
+fn place(resource: &Resource) -> (Rank, ResourceName) {
+    (resource.rank(), resource.name().clone())
+}
+
+fn is_overlong(name: &ResourceName) -> bool {
+    name.as_str().len() > LONGEST_NAME
 }
 
 /// A token bucket over stream age: `RESEND_BURST` at once, then one a second.

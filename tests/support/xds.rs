@@ -14,7 +14,7 @@ mod raw;
 mod sotw;
 
 pub use delta::Delta;
-pub use raw::{Raw, framed};
+pub use raw::{Call, Raw, framed};
 pub use sotw::Sotw;
 
 use envoy_types::pb::{

@@ -68,7 +68,7 @@ pub struct Name {
     pub name: String,
     /// `synced`, `not_sent`, `stale` or `error`.
     pub state: String,
-    /// The version that was sent last.
+    /// The version that the client took last: what it uses.
     pub held: Option<String>,
     /// The version that there is now.
     pub current: Option<String>,

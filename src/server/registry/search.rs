@@ -133,7 +133,7 @@ impl Needle {
             || within(client.variant.as_str())
             || view.rows.iter().any(|row| {
                 within(row.name.as_str())
-                    || row.held.as_ref().is_some_and(|held| within(held.as_str()))
+                    || [&row.held, &row.told].into_iter().flatten().any(|version| within(version.as_str()))
                     || row.rejected.as_ref().is_some_and(|rejected| within(&rejected.1))
             })
     }

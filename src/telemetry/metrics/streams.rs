@@ -25,7 +25,7 @@ use super::{
     waits::{Waiting, Waits},
 };
 use crate::xds::{Service, Variant};
-use labels::{Closing, Fetch, Kind, Peer, Protocol, Push, Reason};
+use labels::{Budget, Closing, Fetch, Kind, Peer, Protocol, Push, Reason};
 
 /// After this long without an answer a subscription counts as starved, unless configured otherwise.
 const STARVED_AFTER: Duration = Duration::from_secs(30);
@@ -77,6 +77,8 @@ struct Inner {
     update_to_push: Family<Push, Durations>,
     push_to_ack: Family<Protocol, Durations>,
     fetches: Family<Fetch, Counter>,
+    memory: Gauge,
+    exhausted: Family<Budget, Counter>,
     connections: Family<Peer, Gauge>,
     connections_opened: Family<Peer, Counter>,
     waits: Waits,
@@ -146,6 +148,16 @@ impl StreamMetrics {
         self.0.fetches.get_or_create(&Fetch { api, code }).inc();
     }
 
+    /// Clients make us hold so many bytes more, or less.
+    pub fn holds(&self, bytes: i64) {
+        self.0.memory.inc_by(bytes);
+    }
+
+    /// Something was refused because `budget`, of one client (`peer`) or of all, has no room for it.
+    pub fn exhausted(&self, budget: &'static str) {
+        self.0.exhausted.get_or_create(&Budget { budget }).inc();
+    }
+
     /// A connection that begins now.
     #[must_use]
     pub fn connect(&self, peer: PeerClass) -> ConnectionMeter {
@@ -187,6 +199,13 @@ impl StreamMetrics {
         let help = "From a push to the client's ACK";
         registry.register_with_unit("push_to_ack", help, Unit::Seconds, it.push_to_ack.clone());
         registry.register("fetches", "FetchSecrets calls and REST polls, by gRPC status", it.fetches.clone());
+        for budget in ["peer", "all"] {
+            drop(it.exhausted.get_or_create(&Budget { budget }));
+        }
+        let help = "Memory that clients make the server hold, as it is charged to limits.memory";
+        registry.register_with_unit("clients_memory", help, Unit::Bytes, it.memory.clone());
+        let help = "Requests, names and answers for which limits.memory_per_peer or limits.memory had no room";
+        registry.register("memory_refusals", help, it.exhausted.clone());
         registry.register("connections", "Connections that are open", it.connections.clone());
         registry.register("connections_opened", "Connections that were opened", it.connections_opened.clone());
         registry.register_collector(Box::new(Starved(self.clone())));

@@ -83,7 +83,7 @@ impl Client {
         Self {
             variant,
             heals,
-            server: Subscription::new(variant, Limits { names: 64 }, false, heals),
+            server: Subscription::new(variant, Limits { names: 64, name_bytes: 4 << 20 }, false, heals),
             wanted: BTreeSet::new(),
             held: Content::new(),
             version_info: Default::default(),
@@ -224,7 +224,7 @@ impl Client {
 
     /// A new stream, whose first request says what the client holds.
     fn reconnect(&mut self) {
-        self.server = Subscription::new(self.variant, Limits { names: 64 }, false, self.heals);
+        self.server = Subscription::new(self.variant, Limits { names: 64, name_bytes: 4 << 20 }, false, self.heals);
         self.under_way.clear();
         self.nonce.clear();
         self.now = Duration::ZERO;

@@ -17,7 +17,7 @@ const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoa
 
 fn stream(variant: Variant, service: Service) -> StreamState {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
-    StreamState::new(variant, service, Limits { names: 4 }, false, origin)
+    StreamState::new(variant, service, Limits { names: 4, name_bytes: 4 << 20 }, false, origin)
 }
 
 fn strings(names: &[&str]) -> Vec<String> {
@@ -106,7 +106,7 @@ fn an_aggregated_request_must_say_its_type() {
 fn too_many_names_end_the_stream() {
     let mut state = stream(Variant::Sotw, Service::Secrets);
     let refused = state.on_request(sotw("", "", &["a", "b", "c", "d", "e"]), Duration::ZERO).unwrap_err();
-    assert_eq!(refused, Refusal::TooManyNames(TooManyNames { limit: 4 }));
+    assert_eq!(refused, Refusal::TooManyNames(TooManyNames::Count { limit: 4 }));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn names_of_other_types_are_limited_and_repeating_them_is_free() {
     state.hears(sotw(ENDPOINTS, "none.1", &["x", "y", "z"]));
     state.hears(sotw(ENDPOINTS, "none.1", &["w", "x", "y", "z"]));
     let refused = state.on_request(sotw(CLUSTERS, "", &["c"]), Duration::ZERO).unwrap_err();
-    assert_eq!(refused, Refusal::TooManyNames(TooManyNames { limit: 4 }));
+    assert_eq!(refused, Refusal::TooManyNames(TooManyNames::Count { limit: 4 }));
 }
 
 #[test]

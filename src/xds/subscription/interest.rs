@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::xds::{Lookup, ResourceName, ResourceSet, Variant, Version};
+use crate::xds::{Lookup, Resource, ResourceName, ResourceSet, Variant, Version};
+
+/// So many names are moved one by one; more of them by sorting everything.
+const FEW: usize = 16;
 
 /// How the last sending of a name went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,14 +20,26 @@ pub enum Status {
     Rejected(Arc<str>),
 }
 
+/// What is to be done about a name.
+#[derive(Debug)]
+pub(super) enum Plan {
+    Nothing,
+    Send(Arc<Resource>),
+    /// Say that there is none.
+    Remove,
+}
+
 /// One name that the client wants.
 #[derive(Debug)]
 pub(super) struct Interest {
     pub(super) name: ResourceName,
     /// Asked for by name, not only covered by a wildcard.
     pub(super) explicit: bool,
-    /// What the client has: set on sending, never cleared by a rejection, so that bad content is not sent twice.
+    /// What was sent last, or what the client said that it has. A rejection does not clear it, so that bad content is not
+    /// sent twice.
     pub(super) held: Option<Version>,
+    /// What the client took last, or said that it has: what it uses.
+    pub(super) taken: Option<Version>,
     /// Must be answered whatever the client has.
     pub(super) due: bool,
     /// The client has heard that there is no such thing.
@@ -34,11 +49,29 @@ pub(super) struct Interest {
 
 impl Interest {
     fn new(name: ResourceName, explicit: bool) -> Self {
-        Self { name, explicit, held: None, due: false, told_absent: false, status: Status::NotSent }
+        Self { name, explicit, held: None, taken: None, due: false, told_absent: false, status: Status::NotSent }
+    }
+
+    /// Asked for and not heard of: neither a resource nor that there is none.
+    fn is_unheard(&self) -> bool {
+        self.explicit && self.held.is_none() && !self.told_absent
     }
 
     pub(super) fn wants(&self, version: &Version) -> bool {
         self.due || self.held.as_ref() != Some(version)
+    }
+
+    /// What is to be done about it.
+    pub(super) fn plan(&self, now: &ResourceSet, variant: Variant) -> Plan {
+        let delta = variant == Variant::Delta;
+        match now.lookup(self.name.as_str()) {
+            lookup if !self.is_covered(&lookup) => Plan::Remove,
+            Lookup::Available(resource) if self.wants(resource.version()) => Plan::Send(resource.clone()),
+            Lookup::Absent if delta && self.held.is_some() => Plan::Remove,
+            Lookup::Impossible if delta && !self.told_absent => Plan::Remove,
+            // SotW cannot say no: an empty response would not end Envoy's waiting either.
+            Lookup::Available(_) | Lookup::Withheld | Lookup::Absent | Lookup::Impossible => Plan::Nothing,
+        }
     }
 
     /// Whether anything asks for it still: its own subscription, or a wildcard that includes it or may do so again.
@@ -54,40 +87,60 @@ impl Interest {
 
 /// Sorted by name. A vector, because nearly every stream has one name and a map's first node is a kilobyte.
 #[derive(Debug, Default)]
-pub(super) struct Interests(Vec<Interest>);
+pub(super) struct Interests {
+    all: Vec<Interest>,
+    /// Of all names together.
+    bytes: usize,
+    /// How many are asked for and not heard of.
+    unheard: usize,
+}
 
 impl Interests {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
-    /// How many there would be with these.
-    pub(super) fn len_with(&self, names: &[ResourceName]) -> usize {
-        let mut new: Vec<_> =
-            names.iter().filter(|name| self.0.binary_search_by(|interest| interest.name.cmp(name)).is_err()).collect();
+    /// Bytes of all names.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many are asked for and not heard of.
+    pub(super) fn unheard(&self) -> usize {
+        self.unheard
+    }
+
+    /// How many names, and bytes of names, there would be with these.
+    pub(super) fn size_with(&self, names: &[ResourceName]) -> (usize, usize) {
+        let mut new: Vec<_> = names.iter().filter(|name| self.get(name).is_none()).collect();
         new.sort_unstable();
         new.dedup();
-        self.0.len() + new.len()
+        let bytes: usize = new.iter().map(|name| name.as_str().len()).sum();
+        (self.all.len() + new.len(), self.bytes + bytes)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Interest> {
-        self.0.iter()
+        self.all.iter()
+    }
+
+    pub(super) fn get(&self, name: &ResourceName) -> Option<&Interest> {
+        self.all.get(self.place(name).ok()?)
     }
 
     /// What the client holds, sorted by name.
     pub(super) fn held(&self) -> impl Iterator<Item = (&ResourceName, &Version)> {
-        self.0.iter().filter_map(|interest| Some((&interest.name, interest.held.as_ref()?)))
+        self.all.iter().filter_map(|interest| Some((&interest.name, interest.held.as_ref()?)))
     }
 
     /// Makes `names` the explicit interest; says how many came and went. What stays keeps what it has.
     pub(super) fn replace(&mut self, mut names: Vec<ResourceName>) -> (usize, usize) {
         names.sort_unstable();
         names.dedup();
-        let same = self.0.iter().filter(|interest| interest.explicit).map(|interest| &interest.name).eq(names.iter());
+        let same = self.all.iter().filter(|interest| interest.explicit).map(|interest| &interest.name).eq(names.iter());
         if same {
             return (0, 0);
         }
-        let mut old = std::mem::take(&mut self.0).into_iter().peekable();
+        let mut old = std::mem::take(&mut self.all).into_iter().peekable();
         let (mut added, mut dropped) = (0, 0);
         let mut merged = Vec::with_capacity(names.len());
         let mut leave = |interest: Interest, merged: &mut Vec<Interest>| {
@@ -109,7 +162,8 @@ impl Interests {
             }
         }
         old.for_each(|interest| leave(interest, &mut merged));
-        self.0 = merged;
+        self.all = merged;
+        self.count();
         (added, dropped)
     }
 
@@ -118,55 +172,56 @@ impl Interests {
     pub(super) fn subscribe(&mut self, names: Vec<ResourceName>) {
         let mut new = Vec::new();
         for name in names {
-            match self.find(&name) {
-                Ok(interest) => {
-                    interest.explicit = true;
-                    interest.due = true;
-                    interest.told_absent = false;
-                }
-                Err(_) => new.push(Interest::new(name, true)),
+            let known = self.change(&name, |interest| {
+                interest.explicit = true;
+                interest.due = true;
+                interest.told_absent = false;
+            });
+            if !known {
+                new.push(Interest::new(name, true));
             }
         }
-        if !new.is_empty() {
-            self.0.append(&mut new);
+        if new.len() <= FEW {
+            new.into_iter().for_each(|interest| self.insert(interest));
+        } else {
+            self.all.append(&mut new);
             // Stable on purpose: it merges the two sorted runs, and a thousand names cost no thousand insertions.
-            self.0.sort_by(|a, b| a.name.cmp(&b.name));
+            self.all.sort_by(|a, b| a.name.cmp(&b.name));
+            self.count();
         }
     }
 
     /// What the client says it holds from an earlier stream.
     pub(super) fn claim(&mut self, name: &ResourceName, version: Version, wildcard: bool) {
-        match self.find(name) {
-            Ok(interest) => {
-                interest.held = Some(version);
-                interest.status = Status::Acked;
-            }
-            Err(at) if wildcard => {
-                let status = Status::Acked;
-                self.0.insert(at, Interest { held: Some(version), status, ..Interest::new(name.clone(), false) });
-            }
-            Err(_) => {}
+        let known = self.resumed(name, &version);
+        if !known && wildcard {
+            let (held, taken, status) = (Some(version.clone()), Some(version), Status::Acked);
+            self.insert(Interest { held, taken, status, ..Interest::new(name.clone(), false) });
         }
     }
 
     /// Forgets `names`, or keeps them for the wildcard and owes the client a word about each.
     pub(super) fn unsubscribe(&mut self, mut names: Vec<ResourceName>, wildcard: bool) {
         if !wildcard {
+            if names.len() <= FEW {
+                names.iter().for_each(|name| self.remove(name));
+                return;
+            }
             names.sort_unstable();
-            self.0.retain(|interest| names.binary_search(&interest.name).is_err());
+            self.retain(|interest| names.binary_search(&interest.name).is_err());
             return;
         }
         for name in names {
-            if let Ok(interest) = self.find(&name) {
+            self.change(&name, |interest| {
                 interest.explicit = false;
                 interest.due = true;
-            }
+            });
         }
     }
 
     /// Ends what only a wildcard covered.
     pub(super) fn drop_implicit(&mut self) {
-        self.0.retain(|interest| interest.explicit);
+        self.retain(|interest| interest.explicit);
     }
 
     /// Makes the implicit interest follow what is listed now. What is gone stays until the client has heard of it,
@@ -176,66 +231,106 @@ impl Interests {
             return;
         }
         for resource in now.listed() {
-            if let Err(at) = self.find(resource.name()) {
-                self.0.insert(at, Interest::new(resource.name().clone(), false));
+            if self.get(resource.name()).is_none() {
+                self.insert(Interest::new(resource.name().clone(), false));
             }
         }
-        self.0.retain(|interest| {
+        self.retain(|interest| {
             let owed = variant == Variant::Delta && (interest.held.is_some() || interest.due);
             owed || interest.is_covered(&now.lookup(interest.name.as_str()))
         });
     }
 
     pub(super) fn all_due(&mut self) {
-        self.0.iter_mut().for_each(|interest| interest.due = true);
+        self.all.iter_mut().for_each(|interest| interest.due = true);
     }
 
     pub(super) fn due(&mut self, name: &ResourceName) {
-        if let Ok(interest) = self.find(name) {
-            interest.due = true;
-        }
+        self.change(name, |interest| interest.due = true);
     }
 
     pub(super) fn sent(&mut self, name: &ResourceName, version: &Version) {
-        if let Ok(interest) = self.find(name) {
+        self.change(name, |interest| {
             interest.held = Some(version.clone());
             interest.due = false;
             interest.told_absent = false;
             interest.status = Status::Sent;
-        }
+        });
     }
 
-    pub(super) fn resumed(&mut self, name: &ResourceName, version: &Version) {
-        if let Ok(interest) = self.find(name) {
+    /// The client has this from before; says whether it wants the name.
+    pub(super) fn resumed(&mut self, name: &ResourceName, version: &Version) -> bool {
+        self.change(name, |interest| {
             interest.held = Some(version.clone());
+            interest.taken = Some(version.clone());
             interest.status = Status::Acked;
-        }
+        })
     }
 
     pub(super) fn acked(&mut self, name: &ResourceName, version: &Version) {
-        if let Ok(interest) = self.find(name)
-            && interest.held.as_ref() == Some(version)
-        {
-            interest.status = Status::Acked;
-        }
+        self.change(name, |interest| {
+            interest.taken = Some(version.clone());
+            if interest.held.as_ref() == Some(version) {
+                interest.status = Status::Acked;
+            }
+        });
     }
 
     /// The client has heard that `names` are not to be had; what only a wildcard covered is forgotten.
     pub(super) fn told_absent(&mut self, names: &[ResourceName]) {
+        let mut forgotten = false;
         for name in names {
-            if let Ok(interest) = self.find(name) {
+            self.change(name, |interest| {
                 interest.held = None;
+                interest.taken = None;
                 interest.due = false;
                 interest.told_absent = true;
                 interest.status = Status::NotSent;
-            }
+                forgotten |= !interest.explicit;
+            });
         }
-        self.0.retain(|interest| interest.explicit || !interest.told_absent);
+        if forgotten {
+            self.retain(|interest| interest.explicit || !interest.told_absent);
+        }
     }
 
-    /// The interest in `name`, or where it would stand.
-    fn find(&mut self, name: &ResourceName) -> Result<&mut Interest, usize> {
-        let at = self.0.binary_search_by(|interest| interest.name.cmp(name))?;
-        self.0.get_mut(at).ok_or(at)
+    /// Changes the interest in `name`; says whether there is one.
+    fn change(&mut self, name: &ResourceName, change: impl FnOnce(&mut Interest)) -> bool {
+        let Some(interest) = self.place(name).ok().and_then(|at| self.all.get_mut(at)) else { return false };
+        let before = usize::from(interest.is_unheard());
+        change(interest);
+        self.unheard = self.unheard - before + usize::from(interest.is_unheard());
+        true
+    }
+
+    fn insert(&mut self, interest: Interest) {
+        if let Err(at) = self.place(&interest.name) {
+            self.bytes += interest.name.as_str().len();
+            self.unheard += usize::from(interest.is_unheard());
+            self.all.insert(at, interest);
+        }
+    }
+
+    fn remove(&mut self, name: &ResourceName) {
+        if let Ok(at) = self.place(name) {
+            let interest = self.all.remove(at);
+            self.bytes -= interest.name.as_str().len();
+            self.unheard -= usize::from(interest.is_unheard());
+        }
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&Interest) -> bool) {
+        self.all.retain(keep);
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.bytes = self.all.iter().map(|interest| interest.name.as_str().len()).sum();
+        self.unheard = self.all.iter().filter(|interest| interest.is_unheard()).count();
+    }
+
+    /// Where `name` stands, or would.
+    fn place(&self, name: &ResourceName) -> Result<usize, usize> {
+        self.all.binary_search_by(|interest| interest.name.cmp(name))
     }
 }

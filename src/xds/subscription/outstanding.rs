@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use crate::xds::{ResourceName, Version};
 
 /// A client that answers nothing costs this many entries; the answer to an older response counts as stale.
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 
 /// One response that waits for its answer.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ impl Outstanding {
     pub(super) fn take(&mut self, nonce: &str) -> Option<Sent> {
         let at = self.0.iter().position(|sent| *sent.nonce == *nonce)?;
         self.0.remove(at)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

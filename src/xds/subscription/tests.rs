@@ -4,6 +4,7 @@
 //! with `alias` are not listed, names that begin with `never` cannot exist.
 
 mod answers;
+mod bounds;
 mod reconnect;
 mod sotw;
 mod streaming;
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::xds::{Content, Origin, Rank, Rejection, SECRET_TYPE_URL};
 
-const LIMITS: Limits = Limits { names: 20_000 };
+const LIMITS: Limits = Limits { names: 20_000, name_bytes: 4 << 20 };
 
 pub(in crate::xds) fn resource(name: &str, version: &str) -> Arc<Resource> {
     let rank = if name.starts_with("roots") { Rank::Trust } else { Rank::Credential };
@@ -194,7 +195,7 @@ impl Client {
     }
 
     fn statuses(&self) -> BTreeMap<&str, Status> {
-        self.server.statuses().map(|(name, _, status)| (name.as_str(), status)).collect()
+        self.server.standings().map(|standing| (standing.name.as_str(), standing.status)).collect()
     }
 
     fn later(&mut self, seconds: u64) {

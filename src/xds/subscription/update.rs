@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::Status;
 use crate::xds::{Frame, Origin, Rejection, Resource, ResourceName, Variant, Version, response};
 
 /// What a request turned out to mean.
@@ -15,6 +16,8 @@ pub struct Heard {
     pub added: usize,
     /// Names that it dropped.
     pub dropped: usize,
+    /// Names that are too long to be any.
+    pub overlong: usize,
     /// Everything held will be sent again, because the client asked the same thing twice.
     pub resent: bool,
     /// The subscription now includes everything that is listed.
@@ -44,6 +47,19 @@ pub enum Answer {
     Repeated,
     /// No such response is waiting for an answer.
     Stale,
+}
+
+/// How a name stands with a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing<'a> {
+    /// As asked.
+    pub name: &'a ResourceName,
+    /// What was sent last, or what the client said that it has.
+    pub sent: Option<&'a Version>,
+    /// What the client took last, or said that it has: what it uses.
+    pub held: Option<&'a Version>,
+    /// How the last sending went.
+    pub status: Status,
 }
 
 /// Something to tell the client.

@@ -55,3 +55,9 @@ pub(super) struct Fetch {
     pub(super) api: &'static str,
     pub(super) code: &'static str,
 }
+
+/// Whose memory it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Budget {
+    pub(super) budget: &'static str,
+}

@@ -153,8 +153,8 @@ fn a_name_given_twice_is_one_name() {
 
 #[test]
 fn a_limit_on_names_refuses_the_request_and_changes_nothing() {
-    let limits = Limits { names: 2 };
-    let refused = Err(TooManyNames { limit: 2 });
+    let limits = Limits { names: 2, name_bytes: 4 << 20 };
+    let refused = Err(TooManyNames::Count { limit: 2 });
     let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect::<Vec<ResourceName>>();
     for mut client in Client::each() {
         client.wants(&["a", "b"]);

@@ -141,7 +141,7 @@ fn delta_the_wildcard_hears_of_names_that_vanished_while_it_was_away() {
 #[test]
 fn delta_claims_of_a_wildcard_are_limited_too() {
     let mut client = wild(Variant::Delta);
-    client.server.limits = Limits { names: 2 };
+    client.server.limits = Limits { names: 2, name_bytes: 4 << 20 };
     client.edits(&[], &[], &[("a", "1"), ("b", "1"), ("c", "1")]);
     assert_eq!(client.server.names(), 2);
 }

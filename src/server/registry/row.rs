@@ -1,0 +1,85 @@
+//! One name that a client wants, as it is shown.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::{NameView, State, View};
+use crate::xds::{Lookup, ResourceName, ResourceSet, Standing, Status, Version};
+
+#[derive(Clone)]
+pub(super) struct Row {
+    pub(super) name: ResourceName,
+    /// What the client took last.
+    pub(super) held: Option<Version>,
+    /// What was sent last.
+    pub(super) told: Option<Version>,
+    pub(super) status: Status,
+    pub(super) sent: Option<SystemTime>,
+    pub(super) acked: Option<SystemTime>,
+    /// What was refused, in which words. Until other content is taken.
+    pub(super) rejected: Option<Box<(Version, Arc<str>)>>,
+}
+
+impl Row {
+    pub(super) fn new(name: ResourceName) -> Self {
+        Self { name, held: None, told: None, status: Status::NotSent, sent: None, acked: None, rejected: None }
+    }
+}
+
+impl View {
+    /// A name stands like this, or is wanted no longer.
+    pub(super) fn want(&mut self, name: &ResourceName, standing: Option<Standing<'_>>) {
+        match (self.rows.binary_search_by(|row| row.name.cmp(name)), standing) {
+            (Ok(at), Some(standing)) => {
+                if let Some(row) = self.rows.get_mut(at) {
+                    *row = row.clone().standing(standing);
+                }
+            }
+            (Ok(at), None) => drop(self.rows.remove(at)),
+            (Err(at), Some(standing)) => self.rows.insert(at, Row::new(name.clone()).standing(standing)),
+            (Err(_), None) => {}
+        }
+    }
+}
+
+impl Row {
+    pub(super) fn standing(self, standing: Standing<'_>) -> Self {
+        Self { held: standing.held.cloned(), told: standing.sent.cloned(), status: standing.status, ..self }
+    }
+
+    pub(super) fn current<'a>(&self, now: Option<&'a ResourceSet>) -> Option<&'a Version> {
+        now.and_then(|now| match now.lookup(self.name.as_str()) {
+            Lookup::Available(resource) => Some(resource.version()),
+            Lookup::Withheld | Lookup::Absent | Lookup::Impossible => None,
+        })
+    }
+
+    pub(super) fn is_never(&self, now: &ResourceSet) -> bool {
+        matches!(now.lookup(self.name.as_str()), Lookup::Impossible)
+    }
+
+    pub(super) fn state(&self, current: Option<&Version>) -> State {
+        match &self.status {
+            _ if self.rejected.is_some() => State::Error,
+            Status::NotSent => State::NotSent,
+            Status::Acked if current.is_none() || current == self.told.as_ref() => State::Synced,
+            Status::Acked | Status::Sent | Status::Rejected(_) => State::Stale,
+        }
+    }
+
+    pub(super) fn view(&self, now: Option<&ResourceSet>) -> NameView {
+        let current = self.current(now);
+        let (rejected, rejection) = self.rejected.as_deref().cloned().unzip();
+        NameView {
+            name: self.name.clone(),
+            state: self.state(current),
+            held: self.held.clone(),
+            sent_version: self.told.clone(),
+            current: current.cloned(),
+            never: current.is_none() && now.is_some_and(|now| self.is_never(now)),
+            sent: self.sent,
+            acked: self.acked,
+            rejection,
+            rejected,
+        }
+    }
+}
