@@ -23,9 +23,7 @@ use crate::{
     listen::{Bound, ListenError},
     output::{OutputEvent, Outputs},
     server::{BundleEndpoint, Server, ServerError, StreamEvent},
-    source::{
-        self, AskedFiles, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart,
-    },
+    source::{AskedFiles, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart},
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
@@ -110,18 +108,18 @@ impl App {
         handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
-        let sources: Vec<_> = config.sources().iter().map(source::Config::source).collect();
+        let (limits, default) = (config.source_limits(), &config.secrets().default_identity);
+        let sources: Vec<_> = config.sources().iter().map(|source| source.source(limits, default)).collect();
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
         let supervisor = supervisor.with_traces(traces.clone());
-        let tokens =
-            config.sources().iter().map(|source| source.jwt_source(&config.secrets().default_identity)).collect();
+        let tokens = config.sources().iter().map(|source| source.jwt_source(limits, default)).collect();
         let (active, own) = (supervisor.active(), Workload::Own);
         let jwt = JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy);
         let jwt = jwt.beside(&supervisor).with_traces(traces.clone());
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own)).with_traces(&traces);
-        let asked = AskedFiles::new(config.secrets().files.clone(), server.files());
+        let asked = AskedFiles::new(config.secrets().files.clone(), server.files()).with_limits(*limits);
         let (hooks, outputs) = (Hooks::new(config.hooks().to_vec()), Outputs::new(config.outputs().to_vec()));
         Ok(Self {
             server,

@@ -44,6 +44,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     sources: Vec<source::Config>,
+    source_limits: source::decode::Limits,
     failover: failover::Config,
     supervisor: supervisor::Config,
     jwt: jwt::Config,
@@ -119,6 +120,12 @@ impl Config {
     #[must_use]
     pub fn sources(&self) -> &[source::Config] {
         &self.sources
+    }
+
+    /// How much of each thing one message of a source may hold.
+    #[must_use]
+    pub fn source_limits(&self) -> &source::decode::Limits {
+        &self.source_limits
     }
 
     /// When one of them takes the place of another.

@@ -21,5 +21,7 @@ pub use refusal::{Refusal, RefusedItem};
 pub use snapshot::IdentitySnapshot;
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use store::{Availability, IdentityStore};
-pub use svid::{Certificate, CertificateChain, Hint, PrivateKey, Svid, Validity};
+pub use svid::{
+    Certificate, CertificateChain, CertificateFacts, Hint, KeyKind, PrivateKey, Svid, Validity, crl_next_update,
+};
 pub use workload::Workload;

@@ -5,6 +5,7 @@
 
 pub mod asked;
 pub mod backoff;
+pub mod caveats;
 pub mod decode;
 mod endpoint;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod jwt;
+mod merge;
 mod refused;
 mod renewal;
 pub mod supervisor;
@@ -43,7 +45,7 @@ use crate::{
     secret::DefaultIdentity,
     telemetry::logs,
 };
-use decode::{DecodeError, jwt::JwtError};
+use decode::{DecodeError, Limits, jwt::JwtError};
 use files::FilesError;
 
 /// Something that knows the identities of workloads.
@@ -81,20 +83,25 @@ pub enum Config {
 }
 
 impl Config {
-    /// The source itself. Nothing is opened yet.
+    /// The source itself. Nothing is opened yet. What is more than `limits` allow is left out, but never the default
+    /// identity.
     #[must_use]
-    pub fn source(&self) -> Arc<dyn Source> {
+    pub fn source(&self, limits: &Limits, default: &DefaultIdentity) -> Arc<dyn Source> {
         match self {
-            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone())),
-            Self::Files(files) => Arc::new(Files::new(files.clone())),
+            Self::WorkloadApi(api) => {
+                Arc::new(WorkloadApi::new(api.clone()).with_limits(*limits).with_default(default.clone()))
+            }
+            Self::Files(files) => Arc::new(Files::new(files.clone()).with_limits(*limits)),
         }
     }
 
     /// The same as a source of tokens, where those that name nobody are `default`'s. Files have none.
     #[must_use]
-    pub fn jwt_source(&self, default: &DefaultIdentity) -> Arc<dyn JwtSource> {
+    pub fn jwt_source(&self, limits: &Limits, default: &DefaultIdentity) -> Arc<dyn JwtSource> {
         match self {
-            Self::WorkloadApi(api) => Arc::new(WorkloadApi::new(api.clone()).with_default(default.clone())),
+            Self::WorkloadApi(api) => {
+                Arc::new(WorkloadApi::new(api.clone()).with_limits(*limits).with_default(default.clone()))
+            }
             Self::Files(files) => Arc::new(Files::new(files.clone())),
         }
     }
@@ -220,7 +227,7 @@ fn status_fix(code: Code) -> &'static str {
         Code::Unimplemented => {
             "this endpoint does not offer this: check the address, and that the agent's Workload API is enabled"
         }
-        Code::OutOfRange => "the message is larger than this client accepts",
+        Code::OutOfRange => "the message is larger than limits.source.message_bytes allows; raise it",
         _ => "asking again",
     }
 }
@@ -249,7 +256,7 @@ mod tests {
     fn an_empty_message_is_a_denial_and_a_bad_one_is_not() {
         let empty = SourceError::from(DecodeError::NoIdentity);
         assert_eq!((empty.kind(), empty.is_bad_message()), (ErrorKind::NotEntitled, false));
-        let bad = SourceError::from(DecodeError::TooManySvids { count: 101, limit: 100 });
+        let bad = SourceError::from(DecodeError::TooLarge { bytes: 101, limit: 100 });
         assert_eq!((bad.kind(), bad.is_bad_message()), (ErrorKind::Transient, true));
         assert!(!status(Code::Unavailable).is_bad_message());
     }

@@ -221,6 +221,28 @@ mod check {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn lists_what_is_left_out_and_names_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let issuer = issuer(&directory, &["spiffe://example.org/web"]).await;
+        issuer.issue(&SpiffeId::new("spiffe://example.org/api").unwrap(), None).unwrap();
+        let endpoint = issuer.endpoint().to_string();
+        let set = "secrets.default_identity.spiffe_id=spiffe://example.org/api";
+        let default = contains("spiffe://example.org/api  default");
+        spiffe_sds(&["check", "--endpoint", &endpoint, "--set", set]).assert().success().stdout(default);
+        issuer.send_raw(issuer.message().garbage_key(1).federated_bundle("spiffe://bad.example", &b"x"[..]));
+        let left_out = contains("Left out").and(contains("the SVID of spiffe://example.org/api"));
+        let left_out =
+            left_out.and(contains("the trust bundle of bad.example")).and(contains("spiffe://example.org/web"));
+        spiffe_sds(&["check", "--endpoint", &endpoint]).assert().code(1).stdout(left_out).stderr(is_empty());
+        let limits = ["--set", "limits.source.svids=1"];
+        let check = spiffe_sds(&["check", "--json", "--endpoint", &endpoint]).args(limits).assert().code(1);
+        let json: serde_json::Value = serde_json::from_slice(&check.get_output().stdout).unwrap();
+        let kinds: Vec<_> = json["refused"].as_array().unwrap().iter().map(|it| it["kind"].clone()).collect();
+        assert_eq!(kinds, ["svid", "bundle"], "one beyond the limit, and a bundle");
+        issuer.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn says_that_there_is_no_identity() {
         let directory = tempfile::tempdir().unwrap();
         let issuer = issuer(&directory, &[]).await;

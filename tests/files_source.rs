@@ -270,7 +270,12 @@ async fn every_bad_content_is_named_with_its_file() {
         (&huge, &key, &bundle, "svid.pem has more than 8388608 bytes"),
         (&chain, &key, "{\"keys\": 1}", "svid_bundle.pem is no SPIFFE trust bundle"),
         (&chain, &key, "{\"keys\": [{\"use\": \"x509-svid\"}]}", "key 0 of"),
-        (&chain, &key, "{\"keys\": []}", "trust bundle of example.org cannot be used"),
+        (
+            &chain,
+            &key,
+            "{\"keys\": []}",
+            "the trust bundle of its own trust domain, which comes with it, cannot be used",
+        ),
         (&chain, &key, &foreign_bundle, "does not vouch for it"),
     ];
     let clients = cases.map(|(chain, key, bundle, expected)| {
@@ -318,6 +323,56 @@ async fn what_others_do_beside_the_files_or_who_reads_them_starts_nothing() {
     held.write(&below, ["svid.pem", "svid_key.pem", "svid_bundle.pem"]);
     client.serves(&held).await;
     assert!(client.count("identity_unchanged") <= 3, "{:?}", client.names);
+}
+
+/// Each identity and each bundle counts for itself.
+#[tokio::test]
+async fn one_bad_file_costs_no_other() {
+    let (ca, second, other) = (Ca::new("example.org").await, Ca::new("second.org").await, Ca::new("other.org").await);
+    let directory = tempfile::tempdir().unwrap();
+    let (first, below) = (directory.path().join("a"), directory.path().join("b"));
+    fs::create_dir(&first).unwrap();
+    fs::create_dir(&below).unwrap();
+    let names = ["svid.pem", "svid_key.pem", "svid_bundle.pem"];
+    let (held, neighbour) = (ca.rotate(), second.rotate());
+    held.write(&first, names);
+    neighbour.write(&below, names);
+    let mut config = each(&first);
+    let mut two = each(&below);
+    two.svids[0].hint = "second".to_owned();
+    config.svids.append(&mut two.svids);
+    let td = |name| TrustDomain::new(name).unwrap();
+    let odd = directory.path().join("other.pem");
+    let broken = "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n";
+    write(&odd, &format!("{broken}{}", other.bundle_pem()));
+    config.bundles = [(td("other.org"), odd.clone()), (td("gone.org"), directory.path().join("gone.pem"))].into();
+
+    // Not there, or not fitting: the first one is served, and the other trust domain with what can be read of it.
+    fs::remove_file(below.join(names[1])).unwrap();
+    let mut client = Client::of(config);
+    let snapshot = client.serves(&held).await;
+    assert_eq!(snapshot.svids.len(), 1);
+    assert_eq!(snapshot.bundles[&td("other.org")].authorities(), other.authorities());
+    let told: Vec<_> = snapshot.refusals.iter().map(ToString::to_string).collect();
+    assert!(told.iter().any(|it| it.contains("svid_key.pem; is its volume mounted")), "{told:?}");
+    assert!(told.iter().any(|it| it.starts_with("the authority number 1 of other.org")), "{told:?}");
+    assert!(told.iter().any(|it| it.starts_with("the trust bundle of gone.org")), "{told:?}");
+    assert_eq!(told.len(), 3, "{told:?}");
+    neighbour.write(&below, names);
+    let both = client.ready(|snapshot| snapshot.svids.len() == 2).await;
+    assert_eq!(both.svids[1].chain, neighbour.issued.svid.chain);
+
+    // While it runs, its last good state stays in its place, and the first one is renewed.
+    fs::remove_file(below.join(names[0])).unwrap();
+    match client.event("item_refused").await {
+        RenewalEvent::ItemRefused { .. } => {}
+        other => panic!("{other:?}"),
+    }
+    let renewed = ca.rotate();
+    renewed.write(&first, names);
+    let snapshot = client.serves(&renewed).await;
+    assert_eq!(snapshot.svids[1].chain, neighbour.issued.svid.chain);
+    assert_eq!(client.count("renewal_failed") + client.count("source_down"), 0);
 }
 
 #[test]

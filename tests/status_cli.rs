@@ -52,6 +52,32 @@ async fn the_table_tells_who_refused_what() {
 }
 
 #[tokio::test]
+async fn what_is_left_out_is_said_everywhere_and_only_while_it_is() {
+    let site = Site::ready(&[]).await;
+    site.issuer.send_raw(site.issuer.message().federated_bundle("spiffe://bad.test", &b"garbage"[..]));
+    let words = "the trust bundle of bad.test";
+    let debug = site.until("/debug/sources", |answer| answer.body.contains(words)).await;
+    let json: serde_json::Value = serde_json::from_str(&debug.body).unwrap();
+    assert_eq!((&json["refused"][0]["kind"], &json["refused"][0]["kept"]), (&"bundle".into(), &false.into()));
+    site.scraped("spiffe_sds_refused_items", &[("kind", "bundle")], 1.0).await;
+    let page = site.get("/").await.body;
+    assert!(page.contains("1 item left out") && page.contains(words), "{page}");
+    let (code, text, _) = run(&site, &["status", "--color", "never"]).await;
+    assert!(code == Some(1) && text.contains(&format!("left out: {words} (")), "{text}");
+    let (_, text, _) = run(&site, &["status", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json["good"], &json["refused"][0]["count"]), (&false.into(), &1.into()));
+
+    site.issuer.recover();
+    site.until("/debug/sources", |answer| !answer.body.contains(words)).await;
+    site.scraped("spiffe_sds_refused_items", &[("kind", "bundle")], 0.0).await;
+    assert_eq!(run(&site, &["status"]).await.0, Some(0));
+    let events = site.get("/debug/events").await.body;
+    assert_eq!((events.matches("item_refused").count(), events.matches("item_accepted").count()), (1, 1), "{events}");
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_said() {
     let site = Site::ready(&[]).await;
     let (code, _, error) = run(&site, &["refresh-tokens"]).await;

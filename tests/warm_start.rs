@@ -181,7 +181,7 @@ async fn what_is_odd_is_not_used() {
     let forever = Config { max_age: 100_000 * hour, ..place.config() };
     assert!(matches!(
         Vault::open(&forever).unwrap().load(end),
-        Err(WarmError::Expired | WarmError::Content(decode::DecodeError::Svid { .. }))
+        Err(WarmError::Expired | WarmError::Content(decode::DecodeError::NoneUsable { .. }))
     ));
     fs::write(place.path("key"), "43".repeat(32)).unwrap();
     assert!(matches!(place.vault().load(now), Err(WarmError::Tampered)));

@@ -4,14 +4,15 @@
 
 #[path = "workload_api/fixture.rs"]
 mod fixture;
+#[path = "workload_api/refusals.rs"]
+mod refusals;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fixture::{Agent, Client, bounded, id, is_from, td};
 use spiffe_sds::{
-    dev::{RawMessage, Template},
     identity::Availability,
-    source::{Endpoint, ErrorKind, RenewalEvent, decode::Limits},
+    source::{Endpoint, ErrorKind, RenewalEvent},
 };
 use tonic::{Code, Status};
 
@@ -85,63 +86,6 @@ async fn a_ca_roll_over_and_federation_change_trust() {
     issuer.defederate(&td("other.org")).unwrap();
     assert_eq!(client.event("trust_changed").await, change(td("other.org"), 0, 1));
     client.ready(|snapshot| is_from(&issuer, snapshot) && snapshot.bundles.len() == 1).await;
-}
-
-#[tokio::test]
-async fn every_bad_message_keeps_the_last_good_state() {
-    let agent = Agent::new();
-    let issuer = agent.start(|config| config.identity(id("web"), None).identity(id("db"), None)).await;
-    issuer.federate(&td("other.org")).unwrap();
-    let limits = Limits { message_bytes: 1 << 20, ..Limits::default() };
-    let mut client = Client::configured(issuer.endpoint(), |api| api.with_limits(limits), Duration::from_secs(60));
-    let good = client.ready(|_| true).await;
-    client.event("source_up").await;
-
-    let now = SystemTime::now();
-    let example = td("example.org");
-    let mut ca = Template::leaf(id("db"), now, Duration::from_secs(60));
-    ca.authority = true;
-    let mut two_names = Template::leaf(id("db"), now, Duration::from_secs(60));
-    two_names.uris.push("spiffe://example.org/web".to_owned());
-    let signed = |template: &Template| issuer.message().replaced(1, &issuer.sign(template, &example).unwrap());
-    let foreign = issuer.forge(&id("db"), &td("other.org")).unwrap();
-    let cases: Vec<(&str, RawMessage)> = vec![
-        ("not valid DER", issuer.message().garbage_chain(1)),
-        ("PKCS#8", issuer.message().garbage_key(1)),
-        ("trust bundle of example.org cannot be used", issuer.message().garbage_bundle(1)),
-        ("does not belong to its certificate", issuer.message().mismatched_key(1).unwrap()),
-        ("expired", signed(&Template::expired(id("db"), now))),
-        ("valid only from", signed(&Template::not_yet_valid(id("db"), now))),
-        ("may sign others", signed(&ca)),
-        ("2 URI names", signed(&two_names)),
-        ("does not vouch for it", issuer.message().replaced(1, &foreign)),
-        ("belongs to", issuer.message().spiffe_id(1, "spiffe://example.org/other")),
-        ("no SPIFFE ID", issuer.message().spiffe_id(1, "https://example.org/db")),
-        ("trust bundle of bad.org", issuer.message().federated_bundle("spiffe://bad.org", &b"garbage"[..])),
-        ("no trust domain ID", issuer.message().federated_bundle("spiffe://bad.org/path", &b""[..])),
-        ("1024 allowed", issuer.message().hint(1, &"h".repeat(1025))),
-    ];
-    for (expected, message) in cases {
-        issuer.send_raw(message);
-        match client.event("renewal_failed").await {
-            RenewalEvent::RenewalFailed { error, .. } => assert!(error.contains(expected), "{expected}: {error}"),
-            other => panic!("{other:?}"),
-        }
-        issuer.recover();
-        client.event("source_up").await;
-    }
-    issuer.send_raw(issuer.message().oversized(2 << 20));
-    match client.event("source_down").await {
-        RenewalEvent::SourceDown { kind: ErrorKind::Transient, error, .. } => {
-            assert!(error.contains("larger than this client accepts"), "{error}");
-        }
-        other => panic!("{other:?}"),
-    }
-    issuer.recover();
-    client.event("source_up").await;
-    assert_eq!(*client.state.borrow(), Availability::Ready(good), "nothing of that was published");
-    issuer.rotate().unwrap();
-    client.ready(|snapshot| is_from(&issuer, snapshot)).await;
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ use report::{Asked, Report, SourceRow};
 
 /// Checks the configuration, asks the sources, and shows each SVID, trust bundle and configured token with its expiry.
 ///
-/// Exit codes: 0 all is well; 1 no source can be reached, gives nothing or something expired; 2 the configuration is wrong.
+/// Exit codes: 0 all is well; 1 no source can be reached, gives nothing, something expired or something that is left
+/// out; 2 the configuration is wrong.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("What does this agent give us?", "spiffe-sds check --endpoint unix:///run/spire/agent.sock"),
@@ -68,7 +69,8 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
         super::print("the configuration is valid\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let asked = config.sources().iter().map(|source| ask(source.source(), args.timeout));
+    let (limits, default) = (config.source_limits(), &config.secrets().default_identity);
+    let asked = config.sources().iter().map(|source| ask(source.source(limits, default), args.timeout));
     let answers = futures_util::future::join_all(asked).await;
     // At the start the first that delivers is in service.
     let in_service = answers.iter().position(|(_, answer)| answer.is_ok());
@@ -78,14 +80,14 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     });
     let sources = sources.collect();
     let snapshot = into_first(answers)?;
-    let mut report = Report::new(&snapshot, &config.secrets().naming, SystemTime::now()).with_sources(sources);
+    let mut report = Report::new(&snapshot, &config.secrets().naming, default, SystemTime::now()).with_sources(sources);
     if !config.jwt().svids.is_empty()
         && let Some(source) = in_service.and_then(|index| config.sources().get(index))
     {
-        let default = &config.secrets().default_identity;
-        let (asked, keys) = tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(default), config.jwt()))
-            .await
-            .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
+        let (asked, keys) =
+            tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(limits, default), config.jwt()))
+                .await
+                .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
         report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
     }
     super::print(&if args.json { report.json()? } else { report.tables() })?;

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     listen, output,
     server::{self, Limits, bundles},
-    source::{Config as Source, Endpoint, jwt as tokens},
+    source::{Config as Source, Endpoint, decode::Limits as SourceLimits, jwt as tokens},
     telemetry::logs,
 };
 
@@ -94,6 +94,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     match Problems::new(compose.problems) {
         None => Ok(Config {
             sources,
+            source_limits: source_limits(&raw.limits.source),
             failover,
             supervisor,
             jwt,
@@ -276,6 +277,22 @@ impl Compose {
         };
         let filter = self.parse("log.filter", raw.filter, |text| scalar::filter(&text));
         logs::Config { format, filter: filter.unwrap_or(default.filter) }
+    }
+}
+
+fn source_limits(raw: &raw::SourceLimits) -> SourceLimits {
+    let default = SourceLimits::default();
+    let or = |written: Option<u32>, default: usize| {
+        written.map_or(default, |written| usize::try_from(written).unwrap_or(usize::MAX))
+    };
+    SourceLimits {
+        svids: or(raw.svids, default.svids),
+        bundles: or(raw.bundles, default.bundles),
+        crls: or(raw.crls, default.crls),
+        bundle_bytes: or(raw.bundle_bytes, default.bundle_bytes),
+        chain_length: or(raw.chain_length, default.chain_length),
+        message_bytes: or(raw.message_bytes, default.message_bytes),
+        ..default
     }
 }
 

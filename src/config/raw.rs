@@ -6,6 +6,7 @@
 mod admin;
 mod hooks;
 mod jwt;
+mod limits;
 mod names;
 mod outputs;
 mod restart;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 pub(super) use admin::Admin;
 pub(super) use hooks::{ALL_EVENTS, Argument, EventName, Exec, Hook, HookBackoff, SignalProcess, Webhook, event_names};
 pub(super) use jwt::{Audience, Jwt, JwtSvid};
+pub(super) use limits::{Limits, SourceLimits};
 pub(super) use names::{AskedFiles, DefaultIdentity, Name, OneOrMore, SubjectAltName};
 pub(super) use outputs::{JwtFile, Output};
 pub(super) use restart::{Systemd, WarmStart};
@@ -267,40 +269,6 @@ pub(super) struct Tcp {
     /// could give forged public ones. Required.
     #[schemars(extend("examples" = ["127.0.0.1:18000", "[::1]:18000"]))]
     pub(super) address: Option<String>,
-}
-
-/// Bounds on what clients can make the server hold.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Limits {
-    /// Concurrent streams on one connection. Envoy opens one stream for each secret it subscribes to.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
-    pub(super) streams_per_connection: Option<u32>,
-    /// Concurrent streams of one peer, all its connections together.
-    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 32_768))]
-    pub(super) streams_per_peer: Option<u32>,
-    /// Concurrent connections, all peers together.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
-    pub(super) connections: Option<u32>,
-    /// Names that one stream may subscribe to.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
-    pub(super) names_per_stream: Option<u32>,
-    /// Bytes of these names, all together. One name is at most 4096 bytes long; longer ones are no names.
-    #[schemars(range(min = 4_096, max = 1_073_741_824), extend("default" = 4_194_304))]
-    pub(super) name_bytes_per_stream: Option<u32>,
-    /// Bytes of one request message. The first one of an Envoy has about 61 KB, so less than 64 KiB is refused.
-    #[schemars(range(min = 65_536, max = 67_108_864), extend("default" = 1_048_576))]
-    pub(super) request_bytes: Option<u32>,
-    /// How long a request may take from its first byte to its last. From 1s to 10m.
-    #[schemars(extend("default" = "30s"))]
-    pub(super) request_timeout: Option<String>,
-    /// Bytes that one user of this machine (or one address, over TCP) can make the server hold, on all connections: requests
-    /// under way, names, responses that were not answered or read. What is more is refused with `RESOURCE_EXHAUSTED`.
-    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64), extend("default" = 67_108_864))]
-    pub(super) memory_per_peer: Option<u64>,
-    /// The same for all clients together.
-    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_u64), extend("default" = 134_217_728))]
-    pub(super) memory: Option<u64>,
 }
 
 /// How dead connections are found.

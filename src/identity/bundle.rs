@@ -1,8 +1,10 @@
 //! A trust bundle: the X.509 authorities of one trust domain.
 
+use std::time::SystemTime;
+
 use spiffe::TrustDomain;
 
-use super::Certificate;
+use super::{Certificate, Validity};
 
 /// The X.509 authorities that vouch for one trust domain, and for no other.
 ///
@@ -34,6 +36,18 @@ impl TrustBundle {
     #[must_use]
     pub fn authorities(&self) -> &[Certificate] {
         &self.authorities
+    }
+
+    /// The authorities whose life includes `now`. Without one nobody of the trust domain can be verified.
+    pub fn valid_at(&self, now: SystemTime) -> impl Iterator<Item = &Certificate> {
+        let valid = move |life: Validity| !life.is_expired(now) && !life.is_future(now);
+        self.authorities.iter().filter(move |authority| authority.validity().is_some_and(valid))
+    }
+
+    /// The end of the last of those that are valid at `now`, if any is.
+    #[must_use]
+    pub fn valid_until(&self, now: SystemTime) -> Option<SystemTime> {
+        self.valid_at(now).filter_map(Certificate::validity).map(|life| life.not_after).max()
     }
 
     /// Everything that `self` or `other` trusts; both must be of one trust domain, else `self` is returned as it is.

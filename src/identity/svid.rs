@@ -1,36 +1,154 @@
 //! An X.509-SVID: a SPIFFE ID, the chain that proves it and the key that uses it.
 
 use std::{
+    cmp::Ordering,
     fmt,
-    sync::Arc,
+    hash::{Hash, Hasher},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use spiffe::SpiffeId;
+use x509_parser::{
+    certificate::X509Certificate, oid_registry::OID_SIG_ED25519, prelude::FromDer as _, public_key::PublicKey,
+    revocation_list::CertificateRevocationList, time::ASN1Time,
+};
 use zeroize::Zeroizing;
 
-/// One X.509 certificate, ASN.1 DER. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Certificate(Arc<[u8]>);
+/// One X.509 certificate, ASN.1 DER. Cheap to clone, and looked into once.
+#[derive(Clone)]
+pub struct Certificate(Arc<Looked>);
+
+struct Looked {
+    der: Box<[u8]>,
+    facts: OnceLock<Option<CertificateFacts>>,
+}
+
+/// What a certificate says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Its life.
+    pub validity: Validity,
+    /// Its distinguished name.
+    pub subject: String,
+    /// As Envoy prints it: lower-case hexadecimal without a leading zero byte.
+    pub serial: String,
+    /// Whether it names itself as its issuer, as roots do.
+    pub self_issued: bool,
+    /// Which key it is about.
+    pub key: KeyKind,
+}
+
+/// Kinds of keys, as far as Envoy treats them differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// Elliptic curve P-521.
+    P521,
+    /// Ed25519.
+    Ed25519,
+    /// All others.
+    Other,
+}
 
 impl Certificate {
     /// Takes DER bytes as they are; `source::decode` is what checks them.
     #[must_use]
     pub fn from_der(der: &[u8]) -> Self {
-        Self(Arc::from(der))
+        Self(Arc::new(Looked { der: Box::from(der), facts: OnceLock::new() }))
+    }
+
+    /// What it says about itself; `None` for what is no certificate. Parsed at most once.
+    #[must_use]
+    pub fn facts(&self) -> Option<&CertificateFacts> {
+        self.0.facts.get_or_init(|| CertificateFacts::of(&self.0.der)).as_ref()
+    }
+
+    /// Its life; `None` for what is no certificate.
+    #[must_use]
+    pub fn validity(&self) -> Option<Validity> {
+        self.facts().map(|facts| facts.validity)
     }
 
     /// The ASN.1 DER bytes.
     #[must_use]
     pub fn der(&self) -> &[u8] {
-        &self.0
+        &self.0.der
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificate({} bytes)", self.0.len())
+        write!(f, "Certificate({} bytes)", self.der().len())
     }
+}
+
+/// Certificates are their bytes.
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.der() == other.der()
+    }
+}
+
+impl Eq for Certificate {}
+
+impl PartialOrd for Certificate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Certificate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.der().cmp(other.der())
+    }
+}
+
+impl Hash for Certificate {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.der().hash(state);
+    }
+}
+
+impl CertificateFacts {
+    fn of(der: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let serial = parsed.raw_serial();
+        let serial = serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial);
+        Some(Self {
+            validity: Validity {
+                not_before: moment(parsed.validity().not_before),
+                not_after: moment(parsed.validity().not_after),
+            },
+            subject: parsed.subject().to_string(),
+            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
+            self_issued: parsed.subject().as_raw() == parsed.issuer().as_raw(),
+            key: KeyKind::of(&parsed),
+        })
+    }
+}
+
+impl KeyKind {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        match certificate.public_key().parsed() {
+            Ok(PublicKey::EC(point)) if point.key_size() > 384 => Self::P521,
+            _ if certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 => Self::Ed25519,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// When a revocation list is to be replaced at the latest (`nextUpdate`), if it says so. Until then its issuer vouches for it.
+#[must_use]
+pub fn crl_next_update(der: &[u8]) -> Option<SystemTime> {
+    let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
+    crl.next_update().map(moment)
+}
+
+/// Between 1970 and 9999, so that every formatter takes it.
+fn moment(time: ASN1Time) -> SystemTime {
+    const LAST_SECOND: u64 = 253_402_300_799;
+    let seconds = u64::try_from(time.timestamp()).unwrap_or(0).min(LAST_SECOND);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// Leaf first, then intermediates; never empty and never holding the root.

@@ -24,7 +24,7 @@ use crate::{
     identity::{FilePolicy, FileRequest, FileSecret, FileSnapshot, FileStore, Wanted},
     telemetry::logs,
 };
-use load::Look;
+use load::{Loaded, Look};
 
 /// How long files may not be usable before that is said. Writers of two files take less.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ pub struct AskedFiles {
 /// One request.
 #[derive(Debug, Default)]
 struct Followed {
+    /// What of the file is left out.
+    bad: Vec<String>,
     good: Option<Arc<FileSecret>>,
     failure: Option<Failure>,
 }
@@ -74,6 +76,13 @@ impl AskedFiles {
             unwatched: None,
             clock: Box::new(SystemTime::now),
         }
+    }
+
+    /// With other limits on what the files may hold.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Judges the life of certificates by another clock than the system's.
@@ -129,7 +138,10 @@ impl AskedFiles {
         for (request, loaded) in look.loaded {
             let Some(followed) = self.followed.get_mut(&request) else { continue };
             match loaded {
-                Ok(secret) => followed.succeed(&request, secret),
+                Ok(Loaded { secret, bad }) => {
+                    followed.leave_out(&request, &bad);
+                    followed.succeed(&request, secret);
+                }
                 Err(error) => followed.fail(&request, &error),
             }
         }
@@ -209,6 +221,17 @@ impl Followed {
             }
         }
         self.good = Some(Arc::new(secret));
+    }
+
+    /// Says what is left out of what is served, once.
+    fn leave_out(&mut self, request: &FileRequest, bad: &[FilesError]) {
+        let bad: Vec<_> = bad.iter().map(|error| logs::chain(error)).collect();
+        if let Some(first) = bad.first()
+            && bad != self.bad
+        {
+            tracing::warn!(name = %request, count = bad.len(), %first, "some of a file that a client asks for is left out");
+        }
+        self.bad = bad;
     }
 
     fn fail(&mut self, request: &FileRequest, error: &FilesError) {

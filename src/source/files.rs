@@ -5,6 +5,7 @@
 //! the next change is waited for. What is read is judged by the rules of [`decode`](super::decode), as if a Workload
 //! API had said it.
 
+mod blocks;
 pub(super) mod bundle;
 mod load;
 pub(super) mod open;
@@ -25,11 +26,13 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
+pub use blocks::Fault;
+
 use super::{
     JwtSource, Source, SourceError,
-    decode::{Limits, SvidError, jwt::JwtBundles},
+    decode::{Limits, Precedence, SvidError, jwt::JwtBundles},
 };
-use crate::identity::{IdentitySnapshot, JwtRequest, JwtSvid, TrustDomain, Workload};
+use crate::identity::{IdentitySnapshot, JwtRequest, JwtSvid, Refusal, TrustDomain, Workload};
 
 /// Which files hold what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,7 +153,7 @@ pub enum FilesError {
         /// What is allowed.
         limit: u64,
     },
-    /// Not PEM as RFC 7468 has it.
+    /// Not PEM.
     #[error("block {index} of {} is not valid PEM; write the file anew", path.display())]
     Pem {
         /// Which file.
@@ -158,7 +161,7 @@ pub enum FilesError {
         /// Position in the file, from 0.
         index: usize,
         /// What is wrong with it.
-        source: pem_rfc7468::Error,
+        source: Fault,
     },
     /// Nothing of what was looked for.
     #[error("{} holds no {expected}; is it the right file?", path.display())]
@@ -214,7 +217,7 @@ pub enum FilesError {
     #[error("files hold no JWT-SVIDs; let a Workload API be in service, or take `jwt.svids` out of the configuration")]
     NoTokens,
     /// A key of a SPIFFE trust bundle without exactly one certificate.
-    #[error("key {index} of {} has no single base64 certificate in `x5c`; write the bundle anew", path.display())]
+    #[error("key {index} of {} has not exactly one base64 certificate in `x5c`; write the bundle anew", path.display())]
     JsonKey {
         /// Which file.
         path: PathBuf,
@@ -246,6 +249,11 @@ struct Memory {
     failure: Option<String>,
     /// Keys that others may read.
     exposed: BTreeSet<PathBuf>,
+    /// What was left out of what was last said.
+    refusals: Vec<Refusal>,
+    /// Whose the certificates were, when they could be read.
+    named: BTreeMap<PathBuf, String>,
+    known: Precedence,
 }
 
 impl Files {

@@ -44,7 +44,7 @@ pub fn private_key(text: &[u8]) -> Result<Vec<u8>, FilesError> {
 /// # Errors
 /// As when files are read.
 pub fn bundle(text: &[u8]) -> Result<Vec<u8>, FilesError> {
-    files::bundle::authorities(Path::new("fuzz"), text)
+    files::bundle::authorities(Path::new("fuzz"), text).map(|all| all.der)
 }
 
 /// The keys of a JWK Set that a source sends for `example.org`; `None` for what is refused.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{ErrorKind, RenewalEvent, SourceError, decode};
+use super::{ErrorKind, RenewalEvent, SourceError, decode, merge};
 use crate::identity::{Availability, IdentitySnapshot, Refusal, TrustBundle, TrustDomain};
 use expiry::ExpiryWatch;
 
@@ -81,6 +81,14 @@ impl Renewal {
 
     pub(super) fn session_started(&mut self) {
         self.verifier_is_fresh = false;
+    }
+
+    /// A message of the source in service, with the last good state of what is refused in it.
+    pub(super) fn with_last_good(&self, snapshot: IdentitySnapshot, now: Moment) -> IdentitySnapshot {
+        match &self.published {
+            Availability::Ready(before) => merge::retain_last_good(before, snapshot, now.wall),
+            Availability::Pending | Availability::Denied(_) => snapshot,
+        }
     }
 
     /// A complete state came.
@@ -202,17 +210,17 @@ impl Renewal {
     }
 }
 
-/// Whether a state may be served at all.
+/// Whether a state may be served at all: not if every SVID of it is over.
 ///
 /// # Errors
-/// [`SourceError::Expired`] when it brings something whose life is over.
+/// [`SourceError::Expired`] for such a state.
 pub(super) fn check(snapshot: &IdentitySnapshot, now: Moment) -> Result<(), SourceError> {
-    match snapshot.svids.iter().find(|svid| svid.validity.is_expired(now.wall)) {
-        Some(expired) => {
-            let not_after = expired.validity.not_after;
-            Err(SourceError::Expired { spiffe_id: expired.id.clone(), not_after })
+    match snapshot.svids.first() {
+        Some(first) if snapshot.svids.iter().all(|svid| svid.validity.is_expired(now.wall)) => {
+            let not_after = first.validity.not_after;
+            Err(SourceError::Expired { spiffe_id: first.id.clone(), not_after })
         }
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 

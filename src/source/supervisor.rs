@@ -36,7 +36,7 @@ use super::{
     renewal::{self, Moment, Outcome, Renewal},
 };
 use crate::{
-    identity::{IdentitySnapshot, IdentityStore, Workload},
+    identity::{Availability, IdentitySnapshot, IdentityStore, Workload},
     lifecycle::{Heartbeat, Responder, heartbeat},
     telemetry::traces::{self, Cause, Traces},
 };
@@ -229,6 +229,8 @@ impl Supervisor {
         let Some(line) = self.lines.get_mut(index) else { return Ok(()) };
         let applied = heard.and_then(|snapshot| {
             renewal::check(&snapshot, now)?;
+            let active = self.failover.active() == Some(index);
+            let snapshot = if active { self.renewal.with_last_good(snapshot, now) } else { snapshot };
             self.failover.on_snapshot(index, &snapshot, now);
             line.delivered(snapshot.clone(), now.wall);
             match self.failover.active() {
@@ -291,6 +293,9 @@ impl Supervisor {
 
     fn apply(&mut self, outcome: Outcome) {
         if let Some(state) = outcome.publish {
+            if let Availability::Ready(snapshot) = &state {
+                self.reporter.caution(snapshot);
+            }
             let (trigger, received) = self.occasion;
             let active = || self.failover.active().and_then(|active| self.lines.get(active));
             let cause = || Cause { trigger, source: active().map(|line| line.name.clone()), received };

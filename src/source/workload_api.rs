@@ -7,11 +7,17 @@ mod channel;
 mod jwt;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 
-use super::{Endpoint, Source, SourceError, decode::Limits};
+use super::{
+    Endpoint, Source, SourceError,
+    decode::{Limits, Precedence},
+};
 use crate::{
     identity::{IdentitySnapshot, TrustDomain, Workload},
     secret::DefaultIdentity,
@@ -57,13 +63,21 @@ pub struct WorkloadApi {
     deadlines: Deadlines,
     limits: Limits,
     default: DefaultIdentity,
+    /// What it said last, which counts before what is new where there is too much.
+    known: Arc<Mutex<Precedence>>,
 }
 
 impl WorkloadApi {
     /// A source with default deadlines and limits. Nothing is opened yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, deadlines: Deadlines::default(), limits: Limits::default(), default: DefaultIdentity::default() }
+        Self {
+            config,
+            deadlines: Deadlines::default(),
+            limits: Limits::default(),
+            default: DefaultIdentity::default(),
+            known: Arc::default(),
+        }
     }
 
     /// With other deadlines.
@@ -76,6 +90,7 @@ impl WorkloadApi {
     /// With another choice of whose tokens are given to requests that name nobody. (Of X.509-SVIDs it gives all.)
     #[must_use]
     pub fn with_default(mut self, default: DefaultIdentity) -> Self {
+        self.known = Arc::new(Mutex::new(Precedence::of(default.clone())));
         self.default = default;
         self
     }

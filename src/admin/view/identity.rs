@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Life, left, seconds};
 use crate::{
@@ -187,14 +186,11 @@ impl Identity {
 impl Authority {
     fn new(certificate: &Certificate, now: SystemTime) -> Option<Self> {
         // What cannot be parsed does not get through the decoder.
-        let (_, parsed) = X509Certificate::from_der(certificate.der()).ok()?;
-        let moment = |time: x509_parser::time::ASN1Time| {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
-        };
-        let (not_before, not_after) = (moment(parsed.validity().not_before), moment(parsed.validity().not_after));
+        let facts = certificate.facts()?;
+        let Validity { not_before, not_after } = facts.validity;
         Some(Self {
-            subject: parsed.subject().to_string(),
-            serial: decode::serial(certificate),
+            subject: facts.subject.clone(),
+            serial: facts.serial.clone(),
             not_before: seconds(not_before),
             not_after: seconds(not_after),
             left_seconds: not_after.duration_since(now).unwrap_or_default().as_secs(),

@@ -1,19 +1,20 @@
 //! A snapshot for people (tables) and scripts (JSON). Pure: the time is a parameter.
 
 mod jwt;
+mod trouble;
 
 pub(super) use jwt::Asked;
+use trouble::Trouble;
 
 use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
-    identity::{Certificate, IdentitySnapshot, JwtBundle, Svid, TrustBundle},
-    secret::Naming,
+    identity::{IdentitySnapshot, JwtBundle, Svid, TrustBundle, Validity},
+    secret::{DefaultIdentity, Naming},
 };
 
 const HEADER: Style = Style::new().bold();
@@ -31,6 +32,8 @@ pub(super) struct Report {
     bundles: Vec<BundleRow>,
     /// Certificate revocation lists.
     crls: usize,
+    #[serde(flatten)]
+    trouble: Trouble,
     /// Absent where no token is configured.
     #[serde(flatten)]
     tokens: Option<jwt::Tokens>,
@@ -122,9 +125,15 @@ impl State {
 }
 
 impl Report {
-    pub(super) fn new(snapshot: &IdentitySnapshot, naming: &Naming, now: SystemTime) -> Self {
+    pub(super) fn new(
+        snapshot: &IdentitySnapshot,
+        naming: &Naming,
+        default: &DefaultIdentity,
+        now: SystemTime,
+    ) -> Self {
+        let default = default.choose(snapshot);
         let svid = |(index, svid): (usize, &std::sync::Arc<Svid>)| {
-            let aliases = if index == 0 { vec![naming.default_svid.clone()] } else { Vec::new() };
+            let aliases = if Some(index) == default { vec![naming.default_svid.clone()] } else { Vec::new() };
             SvidRow::new(svid, aliases, now)
         };
         let bundle = |bundle: &std::sync::Arc<TrustBundle>| {
@@ -142,6 +151,7 @@ impl Report {
             svids: snapshot.svids.iter().enumerate().map(svid).collect(),
             bundles: snapshot.bundles.values().map(bundle).collect(),
             crls: snapshot.crls.len(),
+            trouble: Trouble::new(snapshot, now),
             tokens: None,
         }
     }
@@ -164,10 +174,11 @@ impl Report {
     }
 
     /// Whether Envoy could work with this: something to verify with, and nothing that is no longer or not yet valid.
-    /// That there is no SVID is what a verifier expects.
+    /// That there is no SVID is what a verifier expects. What is left out is wrong, whatever is served beside it.
     pub(super) fn is_good(&self) -> bool {
         let usable = |state| matches!(state, State::Valid | State::Expiring);
         !self.bundles.is_empty()
+            && self.trouble.is_good()
             && self.tokens.as_ref().is_none_or(jwt::Tokens::is_good)
             && self.svids.iter().all(|svid| usable(svid.state))
             && self.bundles.iter().all(|bundle| usable(bundle.state))
@@ -213,6 +224,7 @@ impl Report {
         if self.crls > 0 {
             text.push_str(&format!("\n{TITLE}Revocation lists{TITLE:#}\n{}\n", self.crls));
         }
+        text.push_str(&self.trouble.tables());
         if let Some(tokens) = &self.tokens {
             text.push('\n');
             text.push_str(&tokens.tables());
@@ -252,7 +264,7 @@ impl SvidRow {
             spiffe_id: svid.id.to_string(),
             aliases,
             hint: svid.hint.as_ref().map(|hint| hint.as_str().to_owned()),
-            serial: parse(svid.chain.leaf()).map(|leaf| serial(&leaf)),
+            serial: svid.chain.leaf().facts().map(|leaf| leaf.serial.clone()),
             chain_length: svid.chain.iter().count(),
             not_before: time(validity.not_before),
             not_after: time(validity.not_after),
@@ -268,18 +280,14 @@ impl BundleRow {
         let mut authorities = Vec::new();
         for authority in bundle.authorities() {
             // What cannot be parsed does not get through the decoder.
-            let Some(certificate) = parse(authority) else { continue };
-            let moment = |time: x509_parser::time::ASN1Time| {
-                SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
-            };
-            let (not_before, not_after) =
-                (moment(certificate.validity().not_before), moment(certificate.validity().not_after));
+            let Some(facts) = authority.facts() else { continue };
+            let Validity { not_before, not_after } = facts.validity;
             // One good authority is enough: an old one may wait to be retired, a new one to be activated.
             let this = State::of(not_before, not_after, now);
             state = Some(state.map_or(this, |best: State| best.min(this)));
             authorities.push(AuthorityRow {
-                subject: certificate.subject().to_string(),
-                serial: serial(&certificate),
+                subject: facts.subject.clone(),
+                serial: facts.serial.clone(),
                 not_after: time(not_after),
                 expires_in_seconds: not_after.duration_since(now).unwrap_or_default().as_secs(),
             });
@@ -287,20 +295,6 @@ impl BundleRow {
         let trust_domain = bundle.trust_domain().to_string();
         Self { trust_domain, aliases, authorities, state: state.unwrap_or(State::Empty) }
     }
-}
-
-fn parse(certificate: &Certificate) -> Option<X509Certificate<'_>> {
-    X509Certificate::from_der(certificate.der()).ok().map(|(_, certificate)| certificate)
-}
-
-fn serial(certificate: &X509Certificate<'_>) -> String {
-    let raw = certificate.raw_serial();
-    // DER puts a zero before a number whose first bit is set; it is not part of the number.
-    let number = match raw {
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        _ => raw,
-    };
-    number.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn time(time: SystemTime) -> String {

@@ -1,4 +1,4 @@
-//! From the files of one request to what is in them: all or nothing.
+//! From the files of one request to what is in them.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +24,20 @@ pub(super) struct Look {
     /// What tells of changes, from before the look on.
     pub(super) watch: Result<Watch, FilesError>,
     /// What was seen.
-    pub(super) loaded: Vec<(FileRequest, Result<FileSecret, FilesError>)>,
+    pub(super) loaded: Vec<(FileRequest, Result<Loaded, FilesError>)>,
+}
+
+/// What files hold, and what of it is left out.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) secret: FileSecret,
+    pub(super) bad: Vec<FilesError>,
+}
+
+impl From<FileSecret> for Loaded {
+    fn from(secret: FileSecret) -> Self {
+        Self { secret, bad: Vec::new() }
+    }
 }
 
 /// Where this system's authorities are.
@@ -46,7 +59,7 @@ impl Look {
         let load = |request| match (&request, &system) {
             (FileRequest::SystemRoots, Some(system)) => {
                 let roots = system.roots();
-                (request, roots)
+                (request, roots.map(Loaded::from))
             }
             _ => {
                 let loaded = load(&request, policy, limits, now);
@@ -63,20 +76,25 @@ fn is_permitted(real: &Path, policy: &FilePolicy) -> bool {
     policy.allow.iter().any(|allowed| allowed.canonicalize().is_ok_and(|allowed| real.starts_with(allowed)))
 }
 
-fn load(
-    request: &FileRequest,
-    policy: &FilePolicy,
-    limits: &Limits,
-    now: SystemTime,
-) -> Result<FileSecret, FilesError> {
+fn load(request: &FileRequest, policy: &FilePolicy, limits: &Limits, now: SystemTime) -> Result<Loaded, FilesError> {
     let text = |path: &Path| read_permitted(path, |real| is_permitted(real, policy));
     match request {
         FileRequest::SystemRoots => Err(FilesError::NoSystemRoots),
         FileRequest::Roots(path) => {
-            let roots = pem::certificates(path, &text(path)?)?;
-            match roots.iter().position(|der| pair::parse(der).is_none()) {
-                Some(index) => Err(FilesError::Certificate { path: path.clone(), index }),
-                None => Ok(FileSecret::Roots(roots.iter().map(|der| Certificate::from_der(der)).collect())),
+            let (mut roots, mut bad) = (Vec::new(), Vec::new());
+            for (index, block) in pem::each(path, &text(path)?)?.into_iter().enumerate() {
+                match block {
+                    Ok(der) if pair::parse(&der).is_some() => roots.push(Certificate::from_der(&der)),
+                    Ok(_) => bad.push(FilesError::Certificate { path: path.clone(), index }),
+                    Err((index, fault)) => bad.push(pem::broken(path, index, fault)),
+                }
+            }
+            match bad.pop() {
+                Some(error) if roots.is_empty() => Err(error),
+                last => {
+                    bad.extend(last);
+                    Ok(Loaded { secret: FileSecret::Roots(roots), bad })
+                }
             }
         }
         FileRequest::Certificate { certificate, key } => {
@@ -84,7 +102,7 @@ fn load(
             let pkcs8 = pem::private_key(key, &text(key)?)?;
             let pair = |source| FilesError::Pair { certificate: certificate.clone(), key: key.clone(), source };
             let (chain, validity) = pair::check(&chain, &pkcs8, limits, now).map_err(pair)?;
-            Ok(FileSecret::Certificate { chain, key: PrivateKey::from_pkcs8_der(pkcs8), validity })
+            Ok(FileSecret::Certificate { chain, key: PrivateKey::from_pkcs8_der(pkcs8), validity }.into())
         }
     }
 }

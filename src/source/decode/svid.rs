@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Limits,
-    bundle::{Malformed, certificates},
+    bundle::{BundleError, Malformed, certificates},
     key::{self, Match},
     path,
 };
@@ -27,7 +27,7 @@ const RSA_BITS: usize = 2048;
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Which rule an X.509-SVID breaks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SvidError {
     /// A trust domain's own ID is for authorities (X.509-SVID, section 2).
@@ -44,6 +44,20 @@ pub enum SvidError {
     /// No certificate where one is mandatory.
     #[error("it has no certificate; the issuer must send the chain")]
     NoCertificate,
+    /// Longer than [`Limits::spiffe_id_bytes`].
+    #[error("its SPIFFE ID has {bytes} bytes, more than the {limit} allowed; shorten its path")]
+    SpiffeIdTooLong {
+        /// Length of the ID.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Not a SPIFFE ID.
+    #[error("its name is no SPIFFE ID; correct its registration")]
+    SpiffeId(#[source] spiffe::SpiffeIdError),
+    /// Nobody could vouch for it.
+    #[error("the trust bundle of its own trust domain, which comes with it, cannot be used")]
+    Bundle(#[source] BundleError),
     /// Not DER, or something after it.
     #[error("certificate {index} of its chain is not valid DER; the issuer must send plain concatenated DER")]
     Malformed {
@@ -51,7 +65,10 @@ pub enum SvidError {
         index: usize,
     },
     /// More than [`Limits::chain_length`].
-    #[error("its chain has more than the {limit} certificates allowed; shorten the chain of authorities")]
+    #[error(
+        "its chain has more than the {limit} certificates allowed; shorten the chain of authorities, or raise \
+         limits.source.chain_length"
+    )]
     ChainTooLong {
         /// What is allowed.
         limit: usize,
@@ -113,6 +130,34 @@ pub enum SvidError {
         "the trust bundle of its own trust domain does not vouch for it; check which authority the issuer signs with"
     )]
     Untrusted(#[source] webpki::Error),
+    /// An intermediate without keyCertSign (X.509-SVID, 4.3): Envoy refuses what it signed.
+    #[error(
+        "an intermediate of its chain may not sign: its key usage lacks keyCertSign; correct the issuer's certificate profile"
+    )]
+    IntermediateMayNotSign,
+    /// An intermediate of a long chain that is over, or has not begun.
+    #[error(
+        "the intermediate {subject:?} of its chain is expired or not yet valid; renew the issuer's own certificate"
+    )]
+    IntermediateNotValid {
+        /// What it calls itself.
+        subject: String,
+    },
+}
+
+impl SvidError {
+    /// When this ceases to be wrong though nobody sends anything.
+    pub(super) fn heals_at(&self) -> Option<SystemTime> {
+        if let Self::NotYetValid { not_before } = self { not_before.checked_sub(NOT_BEFORE_TOLERANCE) } else { None }
+    }
+}
+
+/// The SPIFFE ID that a message gives an SVID.
+pub(super) fn spiffe_id(name: &str, limits: &Limits) -> Result<SpiffeId, SvidError> {
+    if name.len() > limits.spiffe_id_bytes {
+        return Err(SvidError::SpiffeIdTooLong { bytes: name.len(), limit: limits.spiffe_id_bytes });
+    }
+    SpiffeId::new(name).map_err(SvidError::SpiffeId)
 }
 
 /// Checks and takes over one SVID. `bundle` is that of its own trust domain.
@@ -156,7 +201,7 @@ pub(super) fn decode(
         Certificate::from_der(leaf_der),
         intermediates.filter(|(der, parsed)| !is_root(der, parsed)).map(|(der, _)| der).collect(),
     );
-    path::verify(&chain, bundle, now.max(validity.not_before)).map_err(SvidError::Untrusted)?;
+    path::verify(&chain, bundle, now.max(validity.not_before))?;
 
     let key = PrivateKey::from_pkcs8_der(Zeroizing::new(wire.x509_svid_key.to_vec()));
     Ok(Svid { id: id.clone(), chain, key, hint: Hint::new(&wire.hint), validity })
@@ -177,7 +222,8 @@ fn check_profile(leaf: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), SvidEr
     let [uri] = uris.as_slice() else {
         return Err(SvidError::UriNames { count: uris.len() });
     };
-    if SpiffeId::new(uri).ok().as_ref() != Some(id) {
+    // By the letter: Envoy compares it so, and upper case in it is none of ours.
+    if *uri != id.to_string() {
         return Err(SvidError::OtherIdentity { found: super::shortened(uri) });
     }
     if leaf.basic_constraints().map_err(malformed)?.is_some_and(|constraints| constraints.value.ca) {

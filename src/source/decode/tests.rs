@@ -1,27 +1,48 @@
-mod fixture;
 mod garbage;
 
 use std::{collections::HashMap, time::Duration};
 
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 
-use super::*;
-use crate::workload_api_proto::{X509BundlesResponse, X509svid, X509svidResponse};
-use fixture::{Authority, HOUR, SmallRsa, concatenated, now, response, uri};
+use super::{
+    fixture::{Authority, HOUR, SmallRsa, concatenated, now, response, uri},
+    *,
+};
+use crate::{
+    identity::SpiffeId,
+    workload_api_proto::{X509BundlesResponse, X509svid, X509svidResponse},
+};
 
 fn decode(message: &X509svidResponse) -> Result<IdentitySnapshot, DecodeError> {
-    svid_response(message, &Limits::default(), now())
+    decode_with(message, &Limits::default())
 }
 
-/// The rule that a message of this one SVID breaks.
+fn decode_with(message: &X509svidResponse, limits: &Limits) -> Result<IdentitySnapshot, DecodeError> {
+    svid_response(message, limits, &Precedence::default(), now())
+}
+
+/// The rule that this SVID breaks.
 fn refused(svid: X509svid) -> SvidError {
-    match decode(&response([svid])) {
-        Err(DecodeError::Svid { spiffe_id, source }) => {
-            assert_eq!(spiffe_id.to_string(), "spiffe://example.org/web");
-            source
-        }
-        other => panic!("{other:?}"),
-    }
+    let limits = Limits::default();
+    let mut own =
+        OwnBundles { limits: &limits, read: BTreeMap::new(), vouching: BTreeMap::new(), refusals: Vec::new() };
+    one_svid(&svid, &mut own, &limits, now()).unwrap_err()
+}
+
+/// `kind: item: reason` of everything that was left out.
+fn left_out(snapshot: &IdentitySnapshot) -> Vec<String> {
+    snapshot.refusals.iter().map(|refusal| format!("{}: {refusal}", refusal.item.kind())).collect()
+}
+
+fn ids(snapshot: &IdentitySnapshot) -> Vec<String> {
+    snapshot.svids.iter().map(|svid| svid.id.to_string()).collect()
+}
+
+/// A correct SVID of this ID.
+fn named(authority: &Authority, id: &str) -> X509svid {
+    let mut svid = authority.svid(|params| params.subject_alt_names = vec![uri(id)]);
+    svid.spiffe_id = id.to_owned();
+    svid
 }
 
 fn td(name: &str) -> TrustDomain {
@@ -131,17 +152,22 @@ fn a_leaf_that_breaks_the_profile_is_refused() {
 #[test]
 fn an_id_without_a_path_or_that_is_none_is_refused() {
     let root = Authority::root("root");
-    let mut svid = root.svid(|_| {});
-    svid.spiffe_id = "spiffe://example.org".to_owned();
-    let error = decode(&response([svid.clone()])).unwrap_err();
-    assert!(matches!(error, DecodeError::Svid { source: SvidError::NoPath, .. }), "{error:?}");
-    for name in ["", "https://example.org/web", "spiffe://example.org/web/", "spiffe://example.org/%41"] {
+    let of = |name: &str| {
+        let mut svid = root.svid(|_| {});
         svid.spiffe_id = name.to_owned();
-        let error = decode(&response([root.svid(|_| {}), svid.clone()])).unwrap_err();
-        assert!(matches!(error, DecodeError::SpiffeId { index: 1, .. }), "{error:?}");
+        refused(svid)
+    };
+    assert_eq!(of("spiffe://example.org"), SvidError::NoPath);
+    for name in ["", "https://example.org/web", "spiffe://example.org/web/", "spiffe://example.org/%41"] {
+        assert!(matches!(of(name), SvidError::SpiffeId(_)), "{name}");
     }
-    svid.spiffe_id = format!("spiffe://example.org/{}", "a".repeat(2048));
-    assert!(matches!(decode(&response([svid])), Err(DecodeError::SpiffeIdTooLong { bytes: 2069, .. })));
+    let long = format!("spiffe://example.org/{}", "a".repeat(2048));
+    assert_eq!(of(&long), SvidError::SpiffeIdTooLong { bytes: 2069, limit: 2048 });
+    // What the certificate says is compared by the letter, as Envoy does.
+    for found in ["spiffe://EXAMPLE.org/web", "SPIFFE://example.org/web", "spiffe://example.org/Web"] {
+        let svid = root.svid(|params| params.subject_alt_names = vec![uri(found)]);
+        assert_eq!(refused(svid), SvidError::OtherIdentity { found: found.to_owned() });
+    }
 }
 
 #[test]
@@ -150,19 +176,18 @@ fn life_must_include_now_with_a_minute_of_grace_at_the_beginning() {
     let second = Duration::from_secs(1);
     let lives = |from: SystemTime, to: SystemTime| {
         let svid = root.svid(|it| (it.not_before, it.not_after) = (from.into(), to.into()));
-        decode(&response([svid]))
+        decode(&response([svid.clone()])).map_err(|error| (refused(svid), error))
     };
     assert!(lives(now() - HOUR, now()).is_ok(), "the last second counts");
     assert!(lives(now() + NOT_BEFORE_TOLERANCE, now() + HOUR).is_ok());
     let not_before = now() + NOT_BEFORE_TOLERANCE + second;
-    let early = lives(not_before, now() + HOUR).unwrap_err();
-    assert!(
-        matches!(early, DecodeError::Svid { source: SvidError::NotYetValid { not_before: at }, .. } if at == not_before)
-    );
-    let late = lives(now() - HOUR, now() - second).unwrap_err();
-    assert!(matches!(&late, DecodeError::Svid { source: SvidError::Expired { .. }, .. }), "{late:?}");
-    let text = crate::source::SourceError::from(late).chain();
-    assert!(text.contains("spiffe://example.org/web cannot be used: it expired 2027-01-15T07:59:59Z"), "{text}");
+    let (early, _) = lives(not_before, now() + HOUR).unwrap_err();
+    assert_eq!(early, SvidError::NotYetValid { not_before });
+    assert_eq!(early.heals_at(), Some(now() + second), "time mends it");
+    let (late, error) = lives(now() - HOUR, now() - second).unwrap_err();
+    assert_eq!((&late, late.heals_at()), (&SvidError::Expired { not_after: now() - second }, None));
+    let text = crate::source::SourceError::from(error).chain();
+    assert!(text.contains("the SVID of spiffe://example.org/web: it expired 2027-01-15T07:59:59Z"), "{text}");
 }
 
 #[test]
@@ -207,51 +232,228 @@ fn uri_name_constraints_are_left_to_the_peers() {
 }
 
 #[test]
-fn one_bad_item_refuses_the_message() {
+fn one_bad_svid_costs_no_other() {
     let root = Authority::root("root");
-    let good = root.svid(|_| {});
-    let broken = |edit: fn(&mut X509svid)| {
+    let (first, last) = (named(&root, "spiffe://example.org/a"), named(&root, "spiffe://example.org/z"));
+    let broken = |edit: &dyn Fn(&mut X509svid)| {
         let mut bad = root.svid(|_| {});
         edit(&mut bad);
-        match decode(&response([good.clone(), bad])).unwrap_err() {
-            DecodeError::Svid { source, .. } => source.to_string(),
-            DecodeError::Bundle { source, .. } => source.to_string(),
-            other => panic!("{other:?}"),
-        }
+        let alone = decode(&response([bad.clone()])).unwrap_err();
+        assert!(matches!(alone, DecodeError::NoneUsable { count: 1, .. }), "{alone:?}");
+        let snapshot = decode(&response([first.clone(), bad, last.clone()])).unwrap();
+        assert_eq!(ids(&snapshot), ["spiffe://example.org/a", "spiffe://example.org/z"]);
+        let [refusal] = snapshot.refusals.as_slice() else { panic!("{:?}", snapshot.refusals) };
+        assert_eq!((refusal.item.kind(), refusal.position, refusal.count), ("svid", Some(1), 1));
+        refusal.to_string()
     };
-    assert!(broken(|it| it.x509_svid = Bytes::new()).contains("no certificate"));
-    assert!(broken(|it| it.x509_svid = Bytes::from_static(b"garbage")).contains("not valid DER"));
-    assert!(broken(|it| it.x509_svid = concatenated(&[&it.x509_svid, b"tail"])).contains("certificate 1 of its chain"));
-    assert!(broken(|it| it.x509_svid = concatenated(&[&it.x509_svid[..]; 17])).contains("16 certificates"));
-    assert!(broken(|it| it.x509_svid_key = Bytes::new()).contains("PKCS#8"));
-    assert!(broken(|it| it.bundle = Bytes::new()).contains("empty"));
-    assert!(broken(|it| it.bundle = Bytes::from_static(b"garbage")).contains("not valid DER"));
-    assert!(broken(|it| it.bundle = concatenated(&[&it.bundle, &[0x30]])).contains("certificate 1 in it"));
-    assert!(broken(|it| it.bundle = it.x509_svid.clone()).contains("no certificate authority"));
-    assert!(broken(|it| it.bundle = vec![0; (4 << 20) + 1].into()).contains("4194304 allowed"));
-    assert!(broken(|it| it.hint = "h".repeat(1025)).contains("1024 allowed"));
+    let life = |from: SystemTime, to: SystemTime| {
+        let svid = root.svid(|it| (it.not_before, it.not_after) = (from.into(), to.into()));
+        broken(&|it| *it = svid.clone())
+    };
+    assert!(life(now() - HOUR, now() - HOUR / 2).contains("it expired"));
+    assert!(life(now() + HOUR, now() + 2 * HOUR).contains("it is valid only from"));
+    assert!(broken(&|it| it.x509_svid = Bytes::new()).contains("no certificate"));
+    assert!(broken(&|it| it.x509_svid = Bytes::from_static(b"garbage")).contains("not valid DER"));
+    assert!(
+        broken(&|it| it.x509_svid = concatenated(&[&it.x509_svid, b"tail"])).contains("certificate 1 of its chain")
+    );
+    assert!(broken(&|it| it.x509_svid = concatenated(&[&it.x509_svid[..]; 33])).contains("32 certificates"));
+    assert!(broken(&|it| it.x509_svid_key = Bytes::new()).contains("PKCS#8"));
+    assert!(broken(&|it| it.x509_svid_key = first.x509_svid_key.clone()).contains("does not belong"));
+    assert!(broken(&|it| it.bundle = Bytes::new()).contains("empty"));
+    assert!(broken(&|it| it.bundle = Bytes::from_static(b"garbage")).contains("cannot be read"));
+    assert!(broken(&|it| it.bundle = it.x509_svid.clone()).contains("no certificate authority"));
+    assert!(broken(&|it| it.bundle = vec![0; (4 << 20) + 1].into()).contains("4194304 allowed"));
+    assert!(broken(&|it| it.bundle = Authority::root("other").der.into()).contains("does not vouch"));
+    assert!(broken(&|it| it.hint = "h".repeat(1025)).contains("1024 allowed"));
+    assert!(broken(&|it| it.spiffe_id = "no id".to_owned()).starts_with("the SVID of no id: its name is no SPIFFE ID"));
+    assert!(broken(&|it| it.spiffe_id = String::new()).starts_with("an SVID without a SPIFFE ID:"));
+    assert!(broken(&|it| it.spiffe_id = "spiffe://example.org".to_owned()).contains("no path"));
 }
 
 #[test]
-fn counts_are_limited_and_nothing_is_no_identity() {
+fn the_bundle_of_a_refused_svid_vouches_for_nobody() {
+    let (root, other) = (Authority::root("root"), Authority::root("other"));
+    let mut mixed_up = root.svid(|_| {});
+    mixed_up.bundle = other.der.clone().into();
+    let snapshot = decode(&response([named(&root, "spiffe://example.org/a"), mixed_up])).unwrap();
+    assert_eq!(snapshot.own_bundle().unwrap().authorities(), [Certificate::from_der(&root.der)]);
+}
+
+#[test]
+fn an_odd_authority_costs_no_other() {
+    let (root, partner) = (Authority::root("root"), Authority::root("partner"));
+    let leaf = root.svid(|_| {});
+    let odd = [vec![0x30, 3, 1, 2, 3], leaf.x509_svid.to_vec(), root.without_constraints("odd")];
+    for odd in odd {
+        for parts in [[&odd[..], &partner.der], [&partner.der, &odd]] {
+            let mut own = leaf.clone();
+            own.bundle = concatenated(&[&root.der, parts[0], parts[1]]);
+            let mut message = response([own]);
+            message.federated_bundles.insert("spiffe://partner.org".to_owned(), concatenated(&parts));
+            let snapshot = decode(&message).unwrap();
+            assert_eq!(snapshot.bundles[&td("partner.org")].authorities(), [Certificate::from_der(&partner.der)]);
+            assert_eq!(snapshot.own_bundle().unwrap().authorities().len(), 2);
+            let kinds: Vec<_> = snapshot.refusals.iter().map(|refusal| refusal.item.kind()).collect();
+            assert_eq!(kinds, ["authority", "authority"], "{:?}", left_out(&snapshot));
+        }
+    }
+    // What follows something whose end cannot be found cannot be read; what stands before it can.
+    for tail in [&b"garbage"[..], &[0x30], &[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF], b"\n"] {
+        let mut message = response([leaf.clone()]);
+        message.federated_bundles.insert("spiffe://partner.org".to_owned(), concatenated(&[&partner.der, tail]));
+        message.federated_bundles.insert("spiffe://bad.org".to_owned(), concatenated(&[tail, &partner.der]));
+        let snapshot = decode(&message).unwrap();
+        assert_eq!(snapshot.bundles[&td("partner.org")].authorities(), [Certificate::from_der(&partner.der)]);
+        assert!(!snapshot.bundles.contains_key(&td("bad.org")), "its last good one stays");
+        let kinds: Vec<_> = snapshot.refusals.iter().map(|refusal| refusal.item.kind()).collect();
+        assert_eq!(kinds, ["bundle", "authority"]);
+    }
+}
+
+#[test]
+fn an_empty_bundle_is_obeyed_and_told() {
+    let mut message = response([Authority::root("root").svid(|_| {})]);
+    message.federated_bundles.insert("spiffe://partner.org".to_owned(), Bytes::new());
+    let snapshot = decode(&message).unwrap();
+    assert_eq!(snapshot.bundles[&td("partner.org")].authorities(), []);
+    let told = left_out(&snapshot);
+    assert!(told.len() == 1 && told[0].contains("the trust bundle of partner.org: it is empty"), "{told:?}");
+}
+
+#[test]
+fn of_two_keys_for_one_trust_domain_the_standards_counts() {
+    let (root, good, other) = (Authority::root("root"), Authority::root("good"), Authority::root("other"));
+    let mut message = response([root.svid(|_| {})]);
+    for (key, der) in [("spiffe://b.org", &good.der), ("b.org", &other.der), ("spiffe://c.org/path", &other.der)] {
+        message.federated_bundles.insert(key.to_owned(), der.clone().into());
+    }
+    let snapshot = decode(&message).unwrap();
+    assert_eq!(snapshot.bundles[&td("b.org")].authorities(), [Certificate::from_der(&good.der)]);
+    let told = left_out(&snapshot);
+    assert!(told.len() == 2 && told[0].contains("no trust domain ID") && told[1].contains("another one"), "{told:?}");
+    message.federated_bundles.insert("b.org".to_owned(), good.der.into());
+    assert_eq!(left_out(&decode(&message).unwrap()).len(), 1, "the same twice is no contradiction");
+}
+
+#[test]
+fn chains_may_be_as_long_as_allowed() {
+    let root = Authority::root("root");
+    let chain = |length: usize, edit: &dyn Fn(usize, &mut rcgen::CertificateParams)| {
+        let mut signers = vec![root.intermediate("0")];
+        for level in 1..length {
+            let next = signers[level - 1].intermediate_with(&level.to_string(), |params| edit(level, params));
+            signers.push(next);
+        }
+        let mut svid = signers.last().unwrap().svid(|_| {});
+        let parts: Vec<&[u8]> = signers.iter().rev().map(|signer| &signer.der[..]).collect();
+        svid.x509_svid = concatenated(&[&[&svid.x509_svid[..]], &parts[..]].concat());
+        svid.bundle = root.der.clone().into();
+        svid
+    };
+    for length in [1, 5, 6, 7, 8, 12, 31] {
+        let snapshot = decode(&response([chain(length, &|_, _| {})])).unwrap();
+        assert_eq!(snapshot.svids[0].chain.iter().count(), length + 1);
+    }
+    assert_eq!(refused(chain(32, &|_, _| {})), SvidError::ChainTooLong { limit: 32 });
+    for length in [3, 9] {
+        let not_a_signer = |level: usize, params: &mut rcgen::CertificateParams| {
+            if level == 1 {
+                params.key_usages = vec![KeyUsagePurpose::CrlSign];
+            }
+        };
+        assert_eq!(refused(chain(length, &not_a_signer)), SvidError::IntermediateMayNotSign, "{length}");
+        let short = |level: usize, params: &mut rcgen::CertificateParams| {
+            if level == 1 {
+                params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            }
+        };
+        assert_eq!(refused(chain(length, &short)), SvidError::Untrusted(webpki::Error::PathLenConstraintViolated));
+        let just = |level: usize, params: &mut rcgen::CertificateParams| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(u8::try_from(length - 1 - level).unwrap()));
+        };
+        assert!(decode(&response([chain(length, &just)])).is_ok(), "{length}");
+        let leafs = |level: usize, params: &mut rcgen::CertificateParams| {
+            if level == 1 {
+                params.is_ca = IsCa::ExplicitNoCa;
+            }
+        };
+        assert_eq!(refused(chain(length, &leafs)), SvidError::Untrusted(webpki::Error::EndEntityUsedAsCa), "{length}");
+    }
+    let over = |level: usize, params: &mut rcgen::CertificateParams| {
+        if level == 4 {
+            params.not_after = (now() - Duration::from_secs(1)).into();
+        }
+    };
+    assert_eq!(refused(chain(9, &over)), SvidError::IntermediateNotValid { subject: "CN=4".to_owned() });
+    let mut cut = chain(9, &|_, _| {});
+    cut.bundle = Authority::root("root").der.into();
+    assert_eq!(refused(cut), SvidError::Untrusted(webpki::Error::InvalidSignatureForPublicKey));
+    let mut foreign = chain(9, &|_, _| {});
+    foreign.bundle = Authority::root("other").der.into();
+    assert_eq!(refused(foreign), SvidError::Untrusted(webpki::Error::UnknownIssuer));
+}
+
+#[test]
+fn what_is_beyond_a_limit_is_left_out_and_not_the_default_or_what_is_known() {
+    let root = Authority::root("root");
+    let limits = Limits { svids: 2, bundles: 2, crls: 1, ..Limits::default() };
+    let id = |name: &str| format!("spiffe://example.org/{name}");
+    let mut bad = named(&root, &id("bad"));
+    bad.x509_svid = Bytes::new();
+    let mut message = response([named(&root, &id("a")), bad, named(&root, &id("b")), named(&root, &id("c"))]);
+    for name in ["one.org", "two.org", "three.org"] {
+        message.federated_bundles.insert(format!("spiffe://{name}"), root.der.clone().into());
+    }
+    let snapshot = decode_with(&message, &limits).unwrap();
+    assert_eq!(ids(&snapshot), [id("a"), id("b")], "a bad one takes no place");
+    let domains: Vec<_> = snapshot.bundles.keys().map(ToString::to_string).collect();
+    assert_eq!(domains, ["example.org", "one.org"], "the own one counts, and stays");
+    let told = left_out(&snapshot);
+    assert!(
+        told[1].starts_with("svid: SVIDs beyond the limit: 1 more came than the 2")
+            && told[1].contains("limits.source.svids")
+    );
+    assert!(told[2].contains("limits.source.bundles") && snapshot.refusals[2].count == 2, "{told:?}");
+
+    let mut precedence = Precedence::of(crate::secret::DefaultIdentity::Id(SpiffeId::new(id("c")).unwrap()));
+    let again = svid_response(&message, &limits, &precedence, now()).unwrap();
+    assert_eq!(ids(&again), [id("a"), id("c")]);
+    precedence = Precedence::default();
+    precedence.learn(&again);
+    message.svids.insert(1, named(&root, &id("new")));
+    message.federated_bundles.insert("spiffe://earlier.org".to_owned(), root.der.clone().into());
+    let again = svid_response(&message, &limits, &precedence, now()).unwrap();
+    assert_eq!(ids(&again), [id("a"), id("c")]);
+    assert_eq!(again.bundles.keys().map(ToString::to_string).collect::<Vec<_>>(), ["example.org", "one.org"]);
+}
+
+#[test]
+fn nothing_is_no_identity_and_revocation_lists_count_for_themselves() {
     let good = Authority::root("root").svid(|_| {});
     assert!(matches!(decode(&response([])), Err(DecodeError::NoIdentity)));
-    assert!(matches!(
-        decode(&response(vec![good.clone(); 101])),
-        Err(DecodeError::TooManySvids { count: 101, limit: 100 })
-    ));
-    let mut message = response([good.clone()]);
-    message.federated_bundles = (0..201).map(|i| (format!("spiffe://td{i}"), Bytes::new())).collect();
-    assert!(matches!(decode(&message), Err(DecodeError::TooManyBundles { count: 201, .. })));
-    message.federated_bundles.remove("spiffe://td0");
-    assert!(matches!(decode(&message), Err(DecodeError::TooManyBundles { count: 201, .. })), "the own one counts");
+    assert_eq!(decode(&response(vec![good.clone(); 1000])).unwrap().svids.len(), 1000);
     let mut message = response([good]);
     message.crl = vec![Bytes::from_static(b"garbage")];
-    assert!(matches!(decode(&message), Err(DecodeError::Crl { index: 0 })));
-    message.crl = vec![Bytes::new(); 201];
-    assert!(matches!(decode(&message), Err(DecodeError::TooManyCrls { .. })));
-    message.crl = vec![vec![0; 16 << 20].into()];
-    assert!(matches!(decode(&message), Err(DecodeError::TooLarge { .. })));
+    let snapshot = decode(&message).unwrap();
+    assert_eq!(left_out(&snapshot), ["crl: revocation list 1: it is no DER-encoded CRL; correct it at the issuer"]);
+    assert!(snapshot.crls.is_empty() && snapshot.svids.len() == 1);
+    message.crl = vec![Bytes::new(); 1001];
+    assert_eq!(decode(&message).unwrap().refusals.len(), 1001);
+    message.crl = vec![vec![0; 64 << 20].into()];
+    let error = decode(&message).unwrap_err();
+    assert!(matches!(error, DecodeError::TooLarge { .. }) && error.to_string().contains("limits.source.message_bytes"));
+}
+
+#[test]
+fn many_reasons_are_told_as_a_number() {
+    let mut bad = Authority::root("root").svid(|_| {});
+    bad.x509_svid = Bytes::new();
+    let text = decode(&response(vec![bad; 9])).unwrap_err().to_string();
+    assert!(
+        text.starts_with("none of the 9 SVIDs in it can be used: the SVID of") && text.ends_with("; and 4 more"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -259,7 +461,8 @@ fn bundles_alone_make_a_snapshot_without_svids() {
     let root = Authority::root("root");
     let bundles = |keys: &[&str], own: Option<&TrustDomain>| {
         let bundles = keys.iter().map(|key| ((*key).to_owned(), root.der.clone().into())).collect();
-        bundles_response(&X509BundlesResponse { bundles, ..Default::default() }, own, &Limits::default())
+        let message = X509BundlesResponse { bundles, ..Default::default() };
+        bundles_response(&message, own, &Limits::default(), &Precedence::default())
     };
     let one = bundles(&["spiffe://example.org"], None).unwrap();
     assert_eq!((one.svids.len(), one.trust_domain, one.bundles.len()), (0, Some(td("example.org")), 1));
@@ -269,10 +472,10 @@ fn bundles_alone_make_a_snapshot_without_svids() {
     assert_eq!(told.trust_domain, Some(td("other.org")));
     assert!(matches!(bundles(&[], None), Err(DecodeError::NoBundles)));
     for key in ["", "spiffe://", "spiffe://example.org/path", "https://example.org", "example.org/", "a b"] {
-        assert!(matches!(bundles(&[key], None), Err(DecodeError::TrustDomain { .. })), "{key:?}");
+        assert!(matches!(bundles(&[key], None), Err(DecodeError::NoneUsable { .. })), "{key:?}");
+        let beside = bundles(&[key, "spiffe://example.org"], None).unwrap();
+        assert_eq!((beside.bundles.len(), beside.refusals.len()), (1, 1), "{key:?}");
     }
-    let twice = bundles(&["spiffe://example.org", "example.org"], None);
-    assert!(matches!(twice, Err(DecodeError::DuplicateBundle { .. })));
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Where events go: subscribers, the log, and what is counted.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::{broadcast, watch};
 
 use super::{RenewalEvent, log::log};
 use crate::{
-    identity::Refusal,
+    identity::{IdentitySnapshot, Refusal},
     source::{
         ErrorKind,
+        caveats::{self, Caveat},
         refused::{Refused, Scope, counts},
     },
     telemetry::metrics::SourceMetrics,
@@ -20,6 +21,7 @@ pub(in crate::source) struct Reporter {
     events: broadcast::Sender<RenewalEvent>,
     metrics: SourceMetrics,
     refused: Refused,
+    caveats: BTreeSet<Caveat>,
     last_failure: Option<Arc<str>>,
     repeats: u32,
 }
@@ -37,13 +39,13 @@ impl Reporter {
         let metrics = SourceMetrics::new(&FAILURES, &RenewalEvent::NAMES);
         metrics.refused(counts(&[]));
         let events = broadcast::Sender::new(capacity);
-        Self { events, metrics, refused: Refused::default(), last_failure: None, repeats: 0 }
+        Self { events, metrics, refused: Refused::default(), caveats: BTreeSet::new(), last_failure: None, repeats: 0 }
     }
 
     /// A second one, for those who follow the first.
     pub(in crate::source) fn beside(&self) -> Self {
         let (events, metrics, refused) = (self.events.clone(), self.metrics.clone(), self.refused.clone());
-        Self { events, metrics, refused, last_failure: None, repeats: 0 }
+        Self { events, metrics, refused, caveats: BTreeSet::new(), last_failure: None, repeats: 0 }
     }
 
     pub(in crate::source) fn subscribe(&self) -> broadcast::Receiver<RenewalEvent> {
@@ -73,6 +75,15 @@ impl Reporter {
         for event in news {
             self.report(event);
         }
+    }
+
+    /// This is in service from now on; says once what of it does not work with Envoy as it is.
+    pub(in crate::source) fn caution(&mut self, snapshot: &IdentitySnapshot) {
+        let caveats = caveats::of(snapshot);
+        for Caveat { item, text } in caveats.difference(&self.caveats) {
+            tracing::warn!(%item, reason = text, "served, but envoy cannot work with it as it is");
+        }
+        self.caveats = caveats;
     }
 
     pub(in crate::source) fn report(&mut self, event: RenewalEvent) {

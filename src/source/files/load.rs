@@ -1,19 +1,22 @@
-//! From files to a snapshot: all of them or none.
+//! From files to a snapshot, item by item.
 
 use std::{
+    collections::HashMap,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::PoisonError,
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 use zeroize::Zeroize as _;
 
 use super::{Files, FilesError, LAYOUTS, Paths, SvidFiles, bundle, open::read, pem};
 use crate::{
-    identity::{IdentitySnapshot, SpiffeId},
+    identity::{IdentitySnapshot, Refusal, RefusedItem, SpiffeId},
     source::{SourceError, decode},
+    telemetry::logs::chain,
     workload_api_proto::{X509BundlesResponse, X509svid, X509svidResponse},
 };
 
@@ -34,41 +37,95 @@ impl Drop for Wiped {
     }
 }
 
+/// What was read, and what of it cannot be used.
+#[derive(Default)]
+struct Read {
+    bundles: HashMap<String, Bytes>,
+    refusals: Vec<Refusal>,
+    /// The first thing that was wrong, for when nothing is right.
+    failure: Option<FilesError>,
+}
+
+impl Read {
+    fn refuse(&mut self, refusal: Refusal, error: FilesError) {
+        self.refusals.push(refusal);
+        self.failure.get_or_insert(error);
+    }
+}
+
 impl Files {
-    /// Reads every file once.
+    /// Reads every file once. What cannot be used is left out.
     ///
     /// # Errors
-    /// The first file that cannot be read, or rule that something in them breaks.
+    /// Nothing can be used.
     pub(super) fn load(&self, now: SystemTime) -> Result<IdentitySnapshot, SourceError> {
-        let mut bundles = std::collections::HashMap::new();
+        let mut all = Read::default();
         for (trust_domain, path) in &self.config.bundles {
-            bundles.insert(trust_domain.id_string(), bundle::authorities(path, &read(path)?)?.into());
+            match read(path).and_then(|text| bundle::authorities(path, &text)) {
+                Ok(authorities) => {
+                    all.refusals.extend(authorities.refusals(trust_domain));
+                    all.bundles.insert(trust_domain.id_string(), authorities.der.into());
+                }
+                Err(error) => {
+                    let item = RefusedItem::bundle(&trust_domain.to_string());
+                    all.refuse(Refusal::new(item, chain(&error)), error);
+                }
+            }
         }
-        if self.config.svids.is_empty() {
-            let message = X509BundlesResponse { crl: Vec::new(), bundles };
-            return Ok(decode::bundles_response(&message, None, &self.limits)?);
+        let mut message = Wiped(X509svidResponse::default());
+        // Where each of them stands in the configuration.
+        let mut places = Vec::new();
+        for (place, files) in self.config.svids.iter().enumerate() {
+            match self.svid(files, &mut all) {
+                Ok(svid) => {
+                    message.0.svids.push(svid);
+                    places.push(place);
+                }
+                Err(error) => {
+                    let item = RefusedItem::svid(&self.named(files.paths.first()));
+                    all.refuse(Refusal::new(item, chain(&error)).at(place), error);
+                }
+            }
         }
-        let empty = X509svidResponse { svids: Vec::new(), crl: Vec::new(), federated_bundles: bundles };
-        let mut message = Wiped(empty);
-        for files in &self.config.svids {
-            let svid = self.svid(files, &message.0)?;
-            message.0.svids.push(svid);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = match (message.0.svids.is_empty(), all.failure) {
+            // Identities are wanted, and none could be read; or bundles are, and none.
+            (true, Some(error)) if !self.config.svids.is_empty() || all.bundles.is_empty() => return Err(error.into()),
+            (true, _) => {
+                let message = X509BundlesResponse { crl: Vec::new(), bundles: all.bundles };
+                decode::bundles_response(&message, None, &self.limits, &memory.known)?
+            }
+            (false, _) => {
+                message.0.federated_bundles = all.bundles;
+                decode::svid_response(&message.0, &self.limits, &memory.known, now)?
+            }
+        };
+        memory.known.learn(&snapshot);
+        for refusal in &mut snapshot.refusals {
+            refusal.position = refusal.position.and_then(|position| places.get(position).copied());
         }
-        Ok(decode::svid_response(&message.0, &self.limits, now)?)
+        snapshot.refusals.extend(all.refusals);
+        Ok(snapshot)
     }
 
-    fn svid(&self, files: &SvidFiles, known: &X509svidResponse) -> Result<X509svid, FilesError> {
+    fn svid(&self, files: &SvidFiles, all: &mut Read) -> Result<X509svid, FilesError> {
         let (certificate, key, bundle) = locate(&files.paths)?;
         let chain = pem::chain(&certificate, &read(&certificate)?)?;
         let spiffe_id = spiffe_id(&certificate, &chain)?;
+        self.remember_name(files.paths.first(), &spiffe_id);
         self.warn_if_exposed(&key);
         let x509_svid_key = pem::private_key(&key, &read(&key)?)?;
+        // What is no SPIFFE ID is for the decoder to complain about.
+        let domain = SpiffeId::new(&spiffe_id).map(|id| id.trust_domain().clone()).ok();
         let bundle = match bundle {
-            Some(path) => bundle::authorities(&path, &read(&path)?)?.into(),
+            Some(path) => {
+                let authorities = bundle::authorities(&path, &read(&path)?)?;
+                all.refusals.extend(domain.iter().flat_map(|domain| authorities.refusals(domain)));
+                authorities.der.into()
+            }
             None => {
-                // What is no SPIFFE ID is for the decoder to complain about.
-                let domain = SpiffeId::new(&spiffe_id).map(|id| id.trust_domain().id_string()).unwrap_or_default();
-                let bundle = known.federated_bundles.get(&domain).cloned();
+                let domain = domain.map(|domain| domain.id_string()).unwrap_or_default();
+                let bundle = all.bundles.get(&domain).cloned();
                 bundle.ok_or(FilesError::NoBundle { trust_domain: domain })?
             }
         };
@@ -79,6 +136,17 @@ impl Files {
             bundle,
             hint: files.hint.clone(),
         })
+    }
+
+    /// Whose certificate it was when it could be read last; its path, if it never could.
+    fn named(&self, path: &Path) -> String {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.named.get(path).cloned().unwrap_or_else(|| path.display().to_string())
+    }
+
+    fn remember_name(&self, path: &Path, spiffe_id: &str) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.named.insert(path.to_owned(), spiffe_id.to_owned());
     }
 
     fn warn_if_exposed(&self, key: &Path) {

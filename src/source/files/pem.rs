@@ -9,34 +9,49 @@ use aws_lc_rs::{
         ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair,
     },
 };
-use pem_rfc7468::Decoder;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 use zeroize::Zeroizing;
 
-use super::FilesError;
+use super::{
+    FilesError,
+    blocks::{Block, Fault, blocks},
+};
+use crate::source::decode::der;
 
-const BEGIN: &[u8] = b"-----BEGIN ";
-const END: &[u8] = b"-----END ";
-
-/// One block of a PEM file, decoded. It may be a key, so it is wiped.
-struct Block {
-    label: String,
-    der: Zeroizing<Vec<u8>>,
-}
+/// What OpenSSL and Envoy take for a certificate. What OpenSSL adds to a trusted one is for itself.
+const CERTIFICATES: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
+const KEYS: [&str; 4] = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"];
 
 /// The DER certificates of a PEM file, in its order. Whatever else it holds is none of our business.
 ///
 /// # Errors
 /// A broken block, or no certificate at all.
 pub(in crate::source) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
-    let blocks = blocks(path, text, &["CERTIFICATE"])?;
+    each(path, text)?.into_iter().map(|it| it.map_err(|(index, source)| broken(path, index, source))).collect()
+}
+
+/// The same, with each broken block in its place.
+///
+/// # Errors
+/// No certificate at all, nor anything that should be one.
+pub(in crate::source) fn each(path: &Path, text: &[u8]) -> Result<Vec<Result<Vec<u8>, (usize, Fault)>>, FilesError> {
+    let blocks = blocks(text, &CERTIFICATES);
     if blocks.is_empty() {
         return Err(FilesError::Nothing { path: path.to_owned(), expected: "certificate" });
     }
-    Ok(blocks.into_iter().map(|block| block.der.to_vec()).collect())
+    Ok(blocks.into_iter().map(|block| block.map(|block| certificate(&block))).collect())
 }
 
-/// The same with the leaf first and each certificate followed by the one that signed it. What belongs to no chain
+fn certificate(block: &Block) -> Vec<u8> {
+    let whole = if block.label.starts_with("TRUSTED") { der::whole(&block.der) } else { None };
+    whole.map_or(block.der.as_slice(), |(certificate, _)| certificate).to_vec()
+}
+
+pub(in crate::source) fn broken(path: &Path, index: usize, source: Fault) -> FilesError {
+    FilesError::Pem { path: path.to_owned(), index, source }
+}
+
+/// The same as [`certificates`] with the leaf first and each certificate followed by the one that signed it. What belongs to no chain
 /// stays at the end, and what cannot be parsed where it is: the decoder is what complains.
 pub(in crate::source) fn chain(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>, FilesError> {
     let mut rest = certificates(path, text)?;
@@ -58,19 +73,22 @@ pub(in crate::source) fn chain(path: &Path, text: &[u8]) -> Result<Vec<Vec<u8>>,
 /// # Errors
 /// None, several, an encrypted one, or one of a kind that TLS stacks do not use.
 pub(in crate::source) fn private_key(path: &Path, text: &[u8]) -> Result<Zeroizing<Vec<u8>>, FilesError> {
-    let labels = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"];
-    // The old way to encrypt has headers inside the block, which RFC 7468 forbids.
-    if contains(text, b"Proc-Type: 4,ENCRYPTED") {
-        return Err(FilesError::EncryptedKey { path: path.to_owned() });
+    let encrypted = || FilesError::EncryptedKey { path: path.to_owned() };
+    let mut keys = Vec::new();
+    for block in blocks(text, &KEYS) {
+        match block {
+            Ok(block) => keys.push(block),
+            Err((_, Fault::Encrypted)) => return Err(encrypted()),
+            Err((index, fault)) => return Err(broken(path, index, fault)),
+        }
     }
-    let mut blocks = blocks(path, text, &labels)?;
-    let key = blocks.pop().ok_or_else(|| FilesError::Nothing { path: path.to_owned(), expected: "private key" })?;
-    if !blocks.is_empty() {
+    let key = keys.pop().ok_or_else(|| FilesError::Nothing { path: path.to_owned(), expected: "private key" })?;
+    if !keys.is_empty() {
         return Err(FilesError::SeveralKeys { path: path.to_owned() });
     }
     let converted = match key.label.as_str() {
         "PRIVATE KEY" => return Ok(key.der),
-        "ENCRYPTED PRIVATE KEY" => return Err(FilesError::EncryptedKey { path: path.to_owned() }),
+        "ENCRYPTED PRIVATE KEY" => return Err(encrypted()),
         "EC PRIVATE KEY" => from_sec1(&key.der),
         _ => from_pkcs1(&key.der),
     };
@@ -91,42 +109,8 @@ fn from_pkcs1(der: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(Zeroizing::new(pkcs8.as_ref().to_vec()))
 }
 
-/// The blocks with one of these labels. Text around and between blocks is allowed, as `openssl -text` writes it.
-fn blocks(path: &Path, mut text: &[u8], labels: &[&str]) -> Result<Vec<Block>, FilesError> {
-    let mut blocks = Vec::new();
-    let mut index = 0;
-    while let Some(begin) = find(text, BEGIN) {
-        let from = text.get(begin..).unwrap_or_default();
-        let end = find(from, END).and_then(|end| {
-            let tail = from.get(end + END.len()..)?;
-            Some(end + END.len() + find(tail, b"-----")? + 5)
-        });
-        let one = end.and_then(|end| from.get(..end)).unwrap_or(from);
-        text = end.and_then(|end| from.get(end..)).unwrap_or_default();
-        let broken = |source| FilesError::Pem { path: path.to_owned(), index, source };
-        let label = pem_rfc7468::decode_label(one).map_err(broken)?;
-        if labels.contains(&label) {
-            let mut decoder = Decoder::new_detect_wrap(one).map_err(broken)?;
-            // Of the right size at once: a buffer that grows leaves copies behind.
-            let mut der = Zeroizing::new(vec![0; decoder.remaining_len()]);
-            decoder.decode(&mut der).map_err(broken)?;
-            blocks.push(Block { label: label.to_owned(), der });
-        }
-        index += 1;
-    }
-    Ok(blocks)
-}
-
 fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
-}
-
-fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    find(text, wanted).is_some()
 }
 
 #[cfg(test)]
@@ -173,7 +157,6 @@ mod tests {
         };
         assert_eq!(broken(format!("{good}text\n-----BEGIN CERTIFICATE-----\nAAAA")), 1);
         assert_eq!(broken(format!("{good}{good}-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n")), 2);
-        assert_eq!(broken("-----BEGIN ".to_owned()), 0);
         let two = certificates(Path::new("a.pem"), format!("a\n{good}b\n{good}c").as_bytes()).unwrap();
         assert_eq!(two, [b"good", b"good"]);
     }

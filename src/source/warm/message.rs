@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     identity::{IdentitySnapshot, PrivateKey, Svid, TrustBundle, TrustDomain},
-    source::decode::{self, DecodeError, Limits},
+    source::decode::{self, DecodeError, Limits, Precedence},
     workload_api_proto as proto,
 };
 
@@ -63,11 +63,11 @@ pub(super) fn decode(
     match kind {
         Kind::Svids => {
             let message = proto::X509svidResponse::decode(bytes).map_err(not("X509SVIDResponse"))?;
-            decode::svid_response(&message, &limits, now)
+            decode::svid_response(&message, &limits, &Precedence::default(), now)
         }
         Kind::Bundles => {
             let message = proto::X509BundlesResponse::decode(bytes).map_err(not("X509BundlesResponse"))?;
-            decode::bundles_response(&message, trust_domain, &limits)
+            decode::bundles_response(&message, trust_domain, &limits, &Precedence::default())
         }
     }
 }

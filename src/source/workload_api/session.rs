@@ -1,15 +1,23 @@
 //! One session: the SVID stream and, for a workload without an identity, the bundle stream.
 
-use std::{error::Error as _, future::Future, time::SystemTime};
+use std::{
+    error::Error as _,
+    future::{Future, pending},
+    sync::PoisonError,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::stream::{self, Stream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
 
 use super::{WorkloadApi, channel};
 use crate::{
     identity::IdentitySnapshot,
-    source::{ErrorKind, SourceError, backoff, decode},
+    source::{
+        ErrorKind, SourceError, backoff,
+        decode::{self, DecodeError},
+    },
     workload_api_proto::{
         X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
@@ -20,6 +28,8 @@ use crate::{
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// A peer's words in our logs are bounded.
 const REASON_CHARACTERS: usize = 256;
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) type Client = SpiffeWorkloadApiClient<Channel>;
 type Step = Result<Option<(IdentitySnapshot, State)>, SourceError>;
@@ -30,6 +40,7 @@ enum State {
     Svids {
         client: Client,
         stream: Streaming<X509svidResponse>,
+        again: Option<Again>,
     },
     /// It has none: follow the bundles, and end with `denial` at `recheck` so that the next session asks again.
     Bundles {
@@ -39,6 +50,28 @@ enum State {
     },
 }
 
+/// A message with an SVID whose life has not begun: it is looked at again when it has, because the source does not send
+/// the same twice.
+struct Again {
+    message: Box<X509svidResponse>,
+    at: SystemTime,
+}
+
+impl Again {
+    fn of(message: X509svidResponse, snapshot: &IdentitySnapshot) -> Option<Self> {
+        let at = snapshot.refusals.iter().filter_map(|refusal| refusal.heals_at).min()?;
+        Some(Self { message: Box::new(message), at })
+    }
+
+    /// Until it is time; never for none. In steps: the wall clock may be set.
+    async fn due(again: Option<&Self>) {
+        let Some(Self { at, .. }) = again else { return pending().await };
+        while let Ok(left) = at.duration_since(SystemTime::now()) {
+            sleep(left.clamp(SHORTEST_WAIT, LONGEST_WAIT)).await;
+        }
+    }
+}
+
 /// The session as a stream. Dropping it closes the connection.
 pub(super) fn open(api: WorkloadApi) -> impl Stream<Item = Result<IdentitySnapshot, SourceError>> + Send + 'static {
     stream::try_unfold(State::Start, move |state| {
@@ -46,8 +79,12 @@ pub(super) fn open(api: WorkloadApi) -> impl Stream<Item = Result<IdentitySnapsh
         async move {
             match state {
                 State::Start => api.start().await,
-                State::Svids { client, mut stream } => {
-                    let message = stream.message().await;
+                State::Svids { client, mut stream, again } => {
+                    let message = tokio::select! {
+                        biased;
+                        message = stream.message() => message,
+                        () = Again::due(again.as_ref()) => Ok(again.map(|again| *again.message)),
+                    };
                     api.on_svids(client, stream, message).await
                 }
                 State::Bundles { stream, recheck, denial } => api.next_bundles(stream, recheck, denial).await,
@@ -82,10 +119,20 @@ impl WorkloadApi {
             Ok(message) => message.ok_or(SourceError::Closed)?,
             Err(status) => return self.on_svid_status(client, status).await,
         };
-        match decode::svid_response(&message, &self.limits, SystemTime::now()) {
-            Ok(snapshot) => Ok(Some((snapshot, State::Svids { client, stream }))),
+        match self.decoded(&message) {
+            Ok(snapshot) => {
+                let again = Again::of(message, &snapshot);
+                Ok(Some((snapshot, State::Svids { client, stream, again })))
+            }
             Err(error) => self.on_svid_error(client, error.into()).await,
         }
+    }
+
+    fn decoded(&self, message: &X509svidResponse) -> Result<IdentitySnapshot, DecodeError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = decode::svid_response(message, &self.limits, &known, SystemTime::now())?;
+        known.learn(&snapshot);
+        Ok(snapshot)
     }
 
     async fn on_svid_status(&self, client: Client, status: Status) -> Step {
@@ -137,7 +184,13 @@ impl WorkloadApi {
         recheck: Instant,
         denial: SourceError,
     ) -> Step {
-        let snapshot = decode::bundles_response(message, self.config.trust_domain.as_ref(), &self.limits)?;
+        let trust_domain = self.config.trust_domain.as_ref();
+        let snapshot = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let snapshot = decode::bundles_response(message, trust_domain, &self.limits, &known)?;
+            known.learn(&snapshot);
+            snapshot
+        };
         Ok(Some((snapshot, State::Bundles { stream, recheck, denial })))
     }
 

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use prometheus_client::{
@@ -15,7 +15,6 @@ use prometheus_client::{
     metrics::{MetricType, gauge::ConstGauge},
 };
 use tokio::sync::watch;
-use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::source::seconds;
 use crate::identity::{Availability, IdentitySnapshot, JwtSnapshot, JwtState, TrustBundle, Validity};
@@ -53,13 +52,7 @@ impl Identities {
 
 impl Bundle {
     fn of(bundle: &TrustBundle) -> Self {
-        let at =
-            |time: ASN1Time| SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
-        let lives = bundle.authorities().iter().filter_map(|authority| {
-            let (_, certificate) = X509Certificate::from_der(authority.der()).ok()?;
-            let validity = certificate.validity();
-            Some(Validity { not_before: at(validity.not_before), not_after: at(validity.not_after) })
-        });
+        let lives = bundle.authorities().iter().filter_map(crate::identity::Certificate::validity);
         let trust_domain = bundle.trust_domain().to_string();
         let life = lives.max_by_key(|life| life.not_after);
         Self { trust_domain, authorities: bundle.authorities().len(), life }
@@ -151,6 +144,8 @@ impl Collector for Identities {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn life(start: u64, end: u64) -> Validity {

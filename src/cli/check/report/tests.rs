@@ -4,7 +4,7 @@ use rcgen::{CertificateParams, DnType, KeyPair, SerialNumber};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::identity::{CertificateChain, Hint, PrivateKey, SpiffeId, TrustDomain, Validity};
+use crate::identity::{Certificate, CertificateChain, Hint, PrivateKey, Refusal, RefusedItem, SpiffeId, TrustDomain};
 
 /// 2026-01-01T00:00:00Z.
 const NOW: u64 = 1_767_225_600;
@@ -59,7 +59,7 @@ fn snapshot() -> IdentitySnapshot {
 }
 
 fn report(snapshot: &IdentitySnapshot) -> Report {
-    Report::new(snapshot, &Naming::default(), at(NOW))
+    Report::new(snapshot, &Naming::default(), &DefaultIdentity::First, at(NOW))
 }
 
 #[test]
@@ -128,6 +128,30 @@ fn only_usable_material_is_good() {
 
 fn snapshot_of_one(all: &IdentitySnapshot) -> IdentitySnapshot {
     IdentitySnapshot { svids: vec![all.svids[0].clone()], ..all.clone() }
+}
+
+#[test]
+fn what_is_left_out_is_listed_and_not_good() {
+    let all = snapshot();
+    let own = bundle("example.org", &[(NOW - 10, NOW + 10)]);
+    let refusal = Refusal::new(RefusedItem::svid("spiffe://example.org/old"), "it expired");
+    let refusals = vec![refusal];
+    let report = report(&IdentitySnapshot { bundles: [own].into(), refusals, ..snapshot_of_one(&all) });
+    assert!(!report.is_good());
+    let text = anstream::adapter::strip_str(&report.tables()).to_string();
+    let expected =
+        "Left out\nWHAT                                  WHY\nthe SVID of spiffe://example.org/old  it expired\n";
+    assert!(text.ends_with(expected), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+    assert_eq!(json["refused"][0]["kind"], "svid");
+}
+
+#[test]
+fn the_default_is_the_one_that_is_configured() {
+    let default = DefaultIdentity::Hint("internal".to_owned());
+    let report = Report::new(&snapshot(), &Naming::default(), &default, at(NOW));
+    let aliases: Vec<_> = report.svids.iter().map(|svid| svid.aliases.concat()).collect();
+    assert_eq!(aliases, ["", "default", ""]);
 }
 
 #[test]

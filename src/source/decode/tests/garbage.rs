@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 
 use super::{
-    fixture::{Authority, now, response},
+    super::fixture::{Authority, now, response},
     *,
 };
 
@@ -30,11 +30,12 @@ proptest! {
     fn random_der_in_a_good_frame_never_panics(chain in vec(any::<u8>(), 0..256), key in vec(any::<u8>(), 0..128)) {
         let mut message = X509svidResponse::decode(&GOOD[..]).unwrap();
         message.svids[0].x509_svid_key = key.clone().into();
-        prop_assert!(svid_response(&message, &Limits::default(), now()).is_err());
+        let decoded = svid_response(&message, &Limits::default(), &Precedence::default(), now()).unwrap();
+        prop_assert_eq!((decoded.svids.len(), decoded.refusals.len()), (1, 1));
         message.svids[0].x509_svid = chain.clone().into();
         message.svids[1].bundle = key.into();
         message.crl = vec![chain.into()];
-        let _ = svid_response(&message, &Limits::default(), now());
+        let _ = svid_response(&message, &Limits::default(), &Precedence::default(), now());
     }
 
     /// What survives a mutation must still be sound: the checks hold for what was accepted, not for what was meant.

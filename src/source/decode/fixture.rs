@@ -11,33 +11,46 @@ use rcgen::{
 use crate::workload_api_proto::{X509svid, X509svidResponse};
 
 /// What all tests take for the present.
-pub(super) fn now() -> SystemTime {
+pub(in crate::source) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }
 
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(in crate::source) const HOUR: Duration = Duration::from_secs(3600);
 
-pub(super) struct Authority {
+pub(in crate::source) struct Authority {
     params: CertificateParams,
     key: KeyPair,
-    pub(super) der: Vec<u8>,
+    pub(in crate::source) der: Vec<u8>,
 }
 
 impl Authority {
-    pub(super) fn root(name: &str) -> Self {
+    pub(in crate::source) fn root(name: &str) -> Self {
         let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
         let der = params.self_signed(&key).unwrap().der().to_vec();
         Self { params, key, der }
     }
 
-    pub(super) fn intermediate(&self, name: &str) -> Self {
-        let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
+    pub(in crate::source) fn intermediate(&self, name: &str) -> Self {
+        self.intermediate_with(name, |_| {})
+    }
+
+    /// The same, changed by `edit` before it is signed.
+    pub(in crate::source) fn intermediate_with(&self, name: &str, edit: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        edit(&mut params);
         let der = params.signed_by(&key, &self.issuer()).unwrap().der().to_vec();
         Self { params, key, der }
     }
 
+    /// A certificate that does not say whether it is an authority.
+    pub(in crate::source) fn without_constraints(&self, name: &str) -> Vec<u8> {
+        let mut params = authority_params(name);
+        params.is_ca = IsCa::NoCa;
+        self.sign(&params, &KeyPair::generate().unwrap())
+    }
+
     /// An intermediate that may only sign for URIs of `host`.
-    pub(super) fn constrained(&self, name: &str, host: &str) -> Self {
+    pub(in crate::source) fn constrained(&self, name: &str, host: &str) -> Self {
         let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
         // rcgen has no URI constraints: NameConstraints { permitted [0]: GeneralSubtree { [6] host } }.
         let length = u8::try_from(host.len()).unwrap();
@@ -51,18 +64,22 @@ impl Authority {
     }
 
     /// A correct SVID of `spiffe://example.org/web`, changed by `edit` before it is signed.
-    pub(super) fn svid(&self, edit: impl FnOnce(&mut CertificateParams)) -> X509svid {
+    pub(in crate::source) fn svid(&self, edit: impl FnOnce(&mut CertificateParams)) -> X509svid {
         self.svid_with_key(&KeyPair::generate().unwrap(), edit)
     }
 
-    pub(super) fn svid_with_key(&self, key: &KeyPair, edit: impl FnOnce(&mut CertificateParams)) -> X509svid {
+    pub(in crate::source) fn svid_with_key(
+        &self,
+        key: &KeyPair,
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> X509svid {
         let mut params = leaf_params("spiffe://example.org/web");
         edit(&mut params);
         self.wire(self.sign(&params, key), key.serialize_der())
     }
 
     /// An SVID with a public key that has no private half.
-    pub(super) fn svid_for(&self, public_key: &impl PublicKeyData) -> X509svid {
+    pub(in crate::source) fn svid_for(&self, public_key: &impl PublicKeyData) -> X509svid {
         self.wire(self.sign(&leaf_params("spiffe://example.org/web"), public_key), Vec::new())
     }
 
@@ -94,7 +111,7 @@ fn authority_params(name: &str) -> CertificateParams {
     params
 }
 
-pub(super) fn leaf_params(id: &str) -> CertificateParams {
+pub(in crate::source) fn leaf_params(id: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![uri(id)];
     params.is_ca = IsCa::ExplicitNoCa;
@@ -104,23 +121,23 @@ pub(super) fn leaf_params(id: &str) -> CertificateParams {
     params
 }
 
-pub(super) fn uri(text: &str) -> SanType {
+pub(in crate::source) fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-pub(super) fn concatenated(parts: &[&[u8]]) -> Bytes {
+pub(in crate::source) fn concatenated(parts: &[&[u8]]) -> Bytes {
     parts.concat().into()
 }
 
-pub(super) fn response(svids: impl IntoIterator<Item = X509svid>) -> X509svidResponse {
+pub(in crate::source) fn response(svids: impl IntoIterator<Item = X509svid>) -> X509svidResponse {
     X509svidResponse { svids: svids.into_iter().collect(), ..X509svidResponse::default() }
 }
 
 /// An RSA public key of 1024 bits, as DER; nobody knows the private half.
-pub(super) struct SmallRsa(Vec<u8>);
+pub(in crate::source) struct SmallRsa(Vec<u8>);
 
 impl SmallRsa {
-    pub(super) fn new() -> Self {
+    pub(in crate::source) fn new() -> Self {
         let mut der = vec![0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00];
         der.extend([0xC5; 128]);
         der.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
