@@ -14,7 +14,7 @@
 //!
 //! It is kept out of the data path: its own sockets, its own bounds on connections and requests, and everything it
 //! shows is read from atomics and channels that the data path writes without waiting. Pages are made aside from the
-//! threads that serve proxies, one at a time.
+//! threads that serve proxies, one at a time; `/live` and `/ready` wait for none, and `/metrics` for no page.
 
 pub mod actions;
 mod debug;
@@ -36,7 +36,7 @@ use axum::{
 use crate::{lifecycle::Readiness, listen as sockets, server::csds, telemetry::metrics::Exposition};
 
 use desk::Desk;
-pub use listen::{Admin, Via};
+pub use listen::Admin;
 pub use renewals::note_renewals;
 
 /// Where the admin listener is, and who may ask it.
@@ -75,7 +75,7 @@ pub struct Parts {
 
 /// Every page. [`Admin::run`] puts the guards in front of it.
 pub fn router(parts: Parts) -> Router {
-    let desk = middleware::from_fn_with_state(Desk::default(), desk::aside);
+    let desk = || middleware::from_fn_with_state(Desk::default(), desk::aside);
     let csds = csds::service(parts.sight.streams.clone());
     let sight = Router::new()
         .route("/", get(page::page))
@@ -85,16 +85,17 @@ pub fn router(parts: Parts) -> Router {
         .route("/debug/clients", get(debug::clients))
         .route("/debug/config", get(debug::config))
         .route("/debug/events", get(debug::events))
-        .route_layer(desk.clone())
+        .route_layer(desk())
         .route("/debug/revision", get(page::news))
         .route("/actions/resend", post(actions::resend))
         .route("/actions/refresh-tokens", post(actions::refresh_tokens))
         .route("/actions/log-level", post(actions::log_level))
         .with_state(parts.sight.clone());
     Router::new()
+        // With a place of their own: monitoring waits for no page.
         .route("/metrics", get(probes::metrics))
+        .route_layer(desk())
         .route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{method}", csds)
-        .route_layer(desk)
         .route("/live", get(probes::live))
         .route("/ready", get(probes::ready))
         .with_state(parts)

@@ -27,7 +27,7 @@ use crate::{
     systemd::{self, Handed, Notifier},
     telemetry::{
         logs,
-        metrics::{self, Exposition, HttpMetrics, MissedEvents, Outcomes},
+        metrics::{self, ConnectionMetrics, Exposition, HttpMetrics, MissedEvents, Outcomes},
         traces::{TraceError, Traces},
     },
 };
@@ -79,6 +79,7 @@ pub struct App {
     configuration: Shown,
     traces: Traces,
     http: HttpMetrics,
+    connections: ConnectionMetrics,
     reloads: Outcomes,
     missed: MissedEvents,
 }
@@ -103,8 +104,11 @@ impl App {
         let server = Server::bind_handed(config.server().clone(), config.secrets().clone(), handed).await?;
         let bundles = BundleEndpoint::bind_handed(config.bundles().clone(), deadline, handed).await?;
         let admin = Admin::bind_handed(config.admin().clone(), handed).await?;
-        let http = HttpMetrics::default();
-        let (bundles, admin) = (bundles.with_metrics(http.clone()), admin.with_metrics(http.clone()));
+        let (http, connections) = (HttpMetrics::default(), ConnectionMetrics::default());
+        let server = server.with_connection_metrics(connections.clone());
+        let bundles = bundles.with_metrics(http.clone(), connections.clone());
+        let bundles = bundles.with_readiness(server.readiness(), server.journal());
+        let admin = admin.with_metrics(http.clone(), connections.clone()).with_journal(server.journal());
         handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
@@ -139,6 +143,7 @@ impl App {
             configuration: Shown::default(),
             traces,
             http,
+            connections,
             reloads: standing::metrics(),
             missed: MissedEvents::default(),
         })
@@ -197,6 +202,7 @@ impl App {
             outputs: self.outputs.metrics().clone(),
             reloads: self.reloads.clone(),
             http: self.http.clone(),
+            connections: self.connections.clone(),
             missed: self.missed.clone(),
             queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
         };

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use heartbeat::{Heartbeat, Responder, heartbeat};
+pub use heartbeat::{Heartbeat, Question, Responder, heartbeat};
 pub use readiness::{Condition, Latch, Readiness};
 
 /// Why a part of the program ended that was not told to.

@@ -4,12 +4,18 @@
 
 pub(crate) mod accept;
 pub(crate) mod authority;
+pub(crate) mod body;
+pub(crate) mod connections;
+pub mod descriptors;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod guard;
 pub(crate) mod http;
 pub(crate) mod peer;
-mod unix;
+pub(crate) mod stall;
+mod troubles;
+pub(crate) mod unix;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -18,6 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::systemd::Handed;
 pub use peer::Peer;
+pub(crate) use troubles::{Troubles, follow};
 use unix::UnixSocket;
 
 /// Where to listen.
@@ -40,6 +47,17 @@ pub struct UnixConfig {
     pub owner: Option<u32>,
     /// The group of the socket file; ours if absent.
     pub group: Option<u32>,
+}
+
+/// How a request reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A Unix domain socket, whose file mode says who may connect.
+    Unix,
+    /// Loopback TCP, where any program and any browser on the machine can connect.
+    Loopback,
+    /// TCP on an address that others can reach.
+    Public,
 }
 
 /// Where a listener really listens, after ports were chosen.
@@ -97,17 +115,21 @@ pub(crate) enum Socket {
 
 impl Socket {
     /// Opens the listener, or takes over the one that waits for us already.
-    pub(crate) async fn open(config: &Config, handed: &Handed) -> Result<Self, ListenError> {
+    pub(crate) async fn open(config: &Config, handed: &Handed, troubles: &Troubles) -> Result<Self, ListenError> {
         match config {
             Config::Tcp(address) if !address.ip().is_loopback() => Err(ListenError::NotLoopback(*address)),
-            _ => Self::open_anywhere(config, handed).await,
+            _ => Self::open_anywhere(config, handed, troubles).await,
         }
     }
 
     /// Opens the listener, on an address that others can reach if that is what it says: never for private keys.
-    pub(crate) async fn open_anywhere(config: &Config, handed: &Handed) -> Result<Self, ListenError> {
+    pub(crate) async fn open_anywhere(
+        config: &Config,
+        handed: &Handed,
+        troubles: &Troubles,
+    ) -> Result<Self, ListenError> {
         match config {
-            Config::Unix(unix) => UnixSocket::open(unix, handed).map(Self::Unix),
+            Config::Unix(unix) => UnixSocket::open(unix, handed, troubles.clone()).map(Self::Unix),
             Config::Tcp(address) => {
                 let os = |source| ListenError::Os { action: "listen on", what: address.to_string(), source };
                 let listener = match handed.take_tcp(*address) {
@@ -124,6 +146,15 @@ impl Socket {
                 let bound = listener.local_addr().map_err(os)?;
                 Ok(Self::Tcp(listener, bound))
             }
+        }
+    }
+
+    /// How requests reach it.
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Self::Unix(_) => Transport::Unix,
+            Self::Tcp(_, bound) if bound.ip().to_canonical().is_loopback() => Transport::Loopback,
+            Self::Tcp(..) => Transport::Public,
         }
     }
 

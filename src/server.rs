@@ -16,6 +16,7 @@ mod flood;
 pub mod fuzzing;
 mod health;
 mod inbound;
+mod limits;
 mod live;
 mod observe;
 mod publish;
@@ -33,13 +34,14 @@ use std::{
 
 use thiserror::Error;
 use tokio::{
-    sync::{Semaphore, broadcast, watch},
+    sync::{broadcast, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use bundles::BundleEndpoint;
+pub use limits::Limits;
 pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use registry::Streams;
@@ -47,12 +49,15 @@ pub use registry::Streams;
 use crate::{
     identity::{Availability, FileStore, JwtSnapshot},
     lifecycle::{self, Latch, PartError, Readiness},
-    listen::{self, Bound, ListenError, Socket, accept::accept, peer::PeerStreams},
+    listen::{
+        self, Bound, ListenError, Socket, Troubles, accept::accept, connections::Connections, guard::Hosts,
+        peer::PeerStreams,
+    },
     secret::{self, SecretCatalog},
     systemd::Handed,
     telemetry::{
         journal::Journal,
-        metrics::{Depth, RolloutMetrics, StreamMetrics},
+        metrics::{ConnectionMetrics, Depth, RolloutMetrics, StreamMetrics},
         traces::Traces,
     },
     xds::{Node, Origin, SECRET_TYPE_URL},
@@ -72,6 +77,8 @@ const EVENTS_KEPT: usize = 4096;
 pub struct Config {
     /// At least one.
     pub listeners: Vec<listen::Config>,
+    /// Names besides `localhost` that requests over HTTP/1.1 and TCP may be addressed to, without port.
+    pub hosts: Vec<String>,
     /// Bounds on what clients can make us hold.
     pub limits: Limits,
     /// HTTP/2 PING after this much silence on a connection.
@@ -86,49 +93,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listeners: Vec::new(),
+            hosts: Vec::new(),
             limits: Limits::default(),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Bounds on what one client can make us hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Concurrent streams on one HTTP/2 connection (`SETTINGS_MAX_CONCURRENT_STREAMS`).
-    pub streams_per_connection: u32,
-    /// Concurrent streams of one peer, all its connections together.
-    pub streams_per_peer: u32,
-    /// Concurrent connections, all peers together.
-    pub connections: u32,
-    /// Resource names one stream may subscribe to.
-    pub names_per_stream: u32,
-    /// Bytes of these names.
-    pub name_bytes_per_stream: u32,
-    /// Bytes of one request message; Envoy's first one is about 61 KB.
-    pub request_bytes: u32,
-    /// From the first byte of a request to its last.
-    pub request_timeout: Duration,
-    /// Bytes that one peer can make us hold: a user, or an address.
-    pub memory_per_peer: u64,
-    /// Bytes that all peers together can make us hold.
-    pub memory: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            streams_per_connection: 16_384,
-            streams_per_peer: 32_768,
-            connections: 16_384,
-            names_per_stream: 16_384,
-            name_bytes_per_stream: 4 << 20,
-            request_bytes: 1 << 20,
-            request_timeout: Duration::from_secs(30),
-            memory_per_peer: 64 << 20,
-            memory: 128 << 20,
         }
     }
 }
@@ -148,6 +117,8 @@ pub enum ServerError {
 pub struct Server {
     steering: Steering,
     sockets: Vec<Socket>,
+    troubles: Troubles,
+    connections: ConnectionMetrics,
     publisher: Publisher,
     shared: Arc<Shared>,
     tokens: watch::Receiver<Arc<JwtSnapshot>>,
@@ -170,9 +141,9 @@ impl Server {
     /// # Errors
     /// As of [`Server::bind`].
     pub async fn bind_handed(config: Config, secrets: secret::Config, handed: &Handed) -> Result<Self, ListenError> {
-        let mut sockets = Vec::new();
+        let (mut sockets, troubles) = (Vec::new(), Troubles::default());
         for listener in &config.listeners {
-            sockets.push(Socket::open(listener, handed).await?);
+            sockets.push(Socket::open(listener, handed, &troubles).await?);
         }
         let control_plane = concat!("spiffe-sds/", env!("CARGO_PKG_VERSION")).to_owned();
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
@@ -201,7 +172,8 @@ impl Server {
         let readiness = Readiness::default();
         readiness.depends_on(publisher.heartbeat());
         let listening = readiness.latch("listeners", "not accepting yet");
-        Ok(Self { steering, sockets, publisher, shared: Arc::new(shared), tokens, readiness, listening })
+        let (shared, connections) = (Arc::new(shared), ConnectionMetrics::default());
+        Ok(Self { steering, sockets, troubles, connections, publisher, shared, tokens, readiness, listening })
     }
 
     /// Serves these tokens too; without them every wanted one stays pending.
@@ -270,6 +242,12 @@ impl Server {
         &self.shared.metrics
     }
 
+    /// Counts with these what there was no room for.
+    #[must_use]
+    pub fn with_connection_metrics(self, connections: ConnectionMetrics) -> Self {
+        Self { connections, ..self }
+    }
+
     /// What is counted about publishing.
     #[must_use]
     pub fn rollout_metrics(&self) -> &RolloutMetrics {
@@ -296,7 +274,8 @@ impl Server {
         let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
         let routes = rest::add(routes, self.shared.clone()).prepare();
         let settings = &self.shared.settings;
-        let slots = Arc::new(Semaphore::new(settings.limits().connections as usize));
+        let connections = Connections::new(limits::connections(settings.limits()), self.connections, "xds");
+        let hosts = Arc::new(Hosts { names: settings.now().config.hosts.clone(), any_address: false });
         let mut tasks = JoinSet::new();
         let files = self.shared.files.watch();
         tasks.spawn(self.publisher.run(states.clone(), self.tokens, files, settings.watch(), stop.clone()));
@@ -305,18 +284,11 @@ impl Server {
         for socket in self.sockets {
             let (settings, routes) = (settings.clone(), routes.clone());
             let metrics = self.shared.metrics.clone();
-            let clients = Clients { settings, routes, drain: stop.clone(), metrics };
-            tasks.spawn(accept(socket, clients, slots.clone(), stop.clone()));
+            let clients = Clients { settings, hosts: hosts.clone(), routes, drain: stop.clone(), metrics };
+            tasks.spawn(accept(socket, clients, connections.clone(), stop.clone()));
         }
-        let listening = self.listening;
-        listening.ready();
-        tasks.spawn({
-            let stop = stop.clone();
-            async move {
-                stop.cancelled().await;
-                listening.pending("draining");
-            }
-        });
+        let journal = self.shared.journal.clone();
+        tasks.spawn(listen::follow(self.troubles, Some(self.listening), journal, stop.clone()));
         // One part less is no server: better restarted than half alive.
         Ok(lifecycle::together(tasks, &stop).await?)
     }

@@ -249,3 +249,148 @@ async fn garbage_and_silence_do_not_reach_the_data_path() {
     assert_eq!(site.get("/live").await.status, 200);
     site.stop().await;
 }
+
+/// A request that never ends, on each kind of page that takes one; its connection answers PINGs and stays.
+#[tokio::test]
+async fn requests_that_do_not_end_hold_nobody_up() {
+    let site = Site::ready(&[]).await;
+    let mut held = Vec::new();
+    for path in ["/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus", "/actions/resend", "/"] {
+        for _ in 0..4 {
+            let io = bounded(TcpStream::connect(site.address)).await.unwrap();
+            let (mut sender, connection) = bounded(h2::client::handshake(io)).await.unwrap();
+            let driven = tokio::spawn(connection);
+            let method = if path == "/" { http::Method::GET } else { http::Method::POST };
+            let request = http::Request::builder().method(method).uri(format!("http://localhost{path}"));
+            let request = request.header("content-type", "application/grpc").body(()).unwrap();
+            let (_, mut body) = sender.send_request(request, false).unwrap();
+            body.send_data(bytes::Bytes::from_static(&[0]), false).unwrap();
+            held.push((sender, body, driven));
+        }
+    }
+    for path in ["/metrics", "/ready", "/live", "/", "/debug/sources", "/debug/clients"] {
+        let started = std::time::Instant::now();
+        assert_eq!(site.get(path).await.status, 200, "{path}");
+        assert!(started.elapsed() < Duration::from_secs(9), "{path} waited for somebody's request");
+    }
+    drop(held);
+    site.stop().await;
+}
+
+/// Connections that answer PINGs and ask for nothing, and connections with a stream that stays open: a probe gets in.
+#[tokio::test]
+async fn a_probe_finds_a_place_on_a_listener_that_is_full() {
+    let site = Site::ready(&[]).await;
+    let mut held = Vec::new();
+    for at in 0..150 {
+        let io = bounded(TcpStream::connect(site.address)).await.unwrap();
+        let Ok((mut sender, connection)) = bounded(h2::client::handshake(io)).await else { continue };
+        let driven = tokio::spawn(connection);
+        if at % 2 == 0 {
+            let path = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
+            let request =
+                http::Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+            if let Ok(call) = sender.send_request(request.body(()).unwrap(), false) {
+                held.push((None, Some(call), driven));
+                continue;
+            }
+        }
+        held.push((Some(sender), None, driven));
+    }
+    let probe = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for _ in 0..20 {
+        assert_eq!(site.tcp(probe).await.status, 200);
+    }
+    assert_eq!(site.get("/live").await.status, 200, "the other listener has places of its own");
+    drop(held);
+    site.stop().await;
+}
+
+/// Whatever took our path: it is said everywhere for as long as it lasts, and then we are back.
+#[tokio::test]
+async fn a_listener_that_was_replaced_is_said_everywhere_until_it_is_back() {
+    let site = Site::ready(&[]).await;
+    let socket = site.directory.path().join("sds.sock");
+    for stays in [true, false] {
+        let staged = site.directory.path().join("theirs.sock");
+        let theirs = std::os::unix::net::UnixListener::bind(&staged).unwrap();
+        std::fs::rename(&staged, &socket).unwrap();
+        let answer = site.until("/ready", |answer| answer.status == 503).await;
+        assert_eq!(pending(&answer.body), ["listeners"]);
+        assert!(answer.body.contains("was replaced by another process"), "{}", answer.body);
+        site.scraped("spiffe_sds_ready_condition", &[("condition", "listeners")], 0.0).await;
+        site.until("/debug/events", |answer| answer.body.contains("listener_lost")).await;
+        // Its process ends and leaves the file, or it cleans up.
+        drop(theirs);
+        if !stays {
+            std::fs::remove_file(&socket).unwrap();
+        }
+        site.until("/ready", |answer| answer.status == 200).await;
+        site.until("/debug/events", |answer| answer.body.contains("listener_restored")).await;
+        let mut client = Sotw::secrets(&site.xds().await).await;
+        client.subscribe(["default"]).await;
+        client.expect(["default"]).await;
+    }
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_comes_back_has_its_socket_again() {
+    let (issuer, directory) = issuer().await;
+    let run = directory.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let listeners = format!("unix://{}", run.join("sds.sock").display());
+    let site = Site::beside(issuer, directory, &[("listeners", &listeners)]).await;
+    site.until("/ready", |answer| answer.status == 200).await;
+    for _ in 0..2 {
+        std::fs::rename(&run, run.with_extension("gone")).unwrap();
+        let answer = site.until("/ready", |answer| answer.status == 503).await;
+        assert_eq!(pending(&answer.body), ["listeners"]);
+        std::fs::remove_dir_all(run.with_extension("gone")).unwrap();
+        std::fs::create_dir(&run).unwrap();
+        site.until("/ready", |answer| answer.status == 200).await;
+        bounded(UnixStream::connect(run.join("sds.sock"))).await.unwrap();
+    }
+    site.stop().await;
+}
+
+/// Conditions are worth what those who keep them are.
+#[tokio::test]
+async fn a_part_that_does_not_answer_is_not_ready() {
+    let (issuer, directory) = issuer().await;
+    let app = App::bind(&config(&issuer, &directory, &[])).await.unwrap();
+    let (heartbeat, mut responder) = spiffe_sds::lifecycle::heartbeat("stuck");
+    app.readiness().depends_on(heartbeat);
+    let site = Site::of(app, issuer, directory);
+    let answers = tokio::spawn(async move {
+        loop {
+            responder.answer().await;
+        }
+    });
+    site.until("/ready", |answer| answer.status == 200).await;
+    answers.abort();
+    let answer = site.until("/ready", |answer| answer.status == 503).await;
+    assert_eq!(pending(&answer.body), ["stuck"]);
+    assert_eq!(site.get("/live").await.status, 200);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_listener_for_everybody_is_only_read() {
+    let (issuer, directory) = issuer().await;
+    let unix = directory.path().join("admin.sock");
+    let listeners = format!("unix://{},tcp://0.0.0.0:0", unix.display());
+    let settings = [("admin.allow_public", "true"), ("admin.listeners", listeners.as_str())];
+    let site = Site::beside(issuer, directory, &settings).await;
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n";
+    let act =
+        |path: &str| format!("POST /actions/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{form}\r\n");
+    for path in ["resend", "refresh-tokens", "log-level"] {
+        assert_eq!(site.tcp(&act(path)).await.status, 403, "{path}");
+        assert_ne!(site.unix(&act(path)).await.status, 403, "{path}");
+    }
+    let page = site.tcp("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((page.status, page.body.contains("/actions/")), (200, false));
+    assert!(site.get("/").await.body.contains("/actions/"));
+    site.stop().await;
+}

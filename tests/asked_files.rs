@@ -438,7 +438,7 @@ async fn a_unary_call_reads_the_file_too() {
     // REST too, and it finds what nobody has asked for before.
     held.write(&place.at("certs/sub"), "rest");
     let body = format!(r#"{{"resource_names":["{}"]}}"#, cert(&place, "sub/rest"));
-    let head = "POST /v3/discovery:secrets HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length:";
+    let head = "POST /v3/discovery:secrets HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length:";
     let mut stream = UnixStream::connect(place.at("sds.sock")).await.unwrap();
     stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     let mut answer = String::new();

@@ -72,6 +72,29 @@ async fn both_versions_of_http_are_served_on_both_kinds_of_sockets() {
 }
 
 #[tokio::test]
+async fn over_tcp_only_who_is_addressed_to_us_is_answered_and_no_page_is() {
+    let endpoint = Served::start().await;
+    endpoint.publish(&[&Signer::new(OWN, "a")], &[]);
+    endpoint.publish_x509(&[OWN]);
+    endpoint.until("/jwks", |response| response.status() == 200).await;
+    let get = |host: &str, more: &str| {
+        format!("GET /jwks HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n").into_bytes()
+    };
+    // What `bootstrap --verify-jwt` calls it is one of them.
+    for host in ["localhost", "127.0.0.1:80", "spiffe-sds"] {
+        assert!(raw(endpoint.tcp().await, &get(host, "")).await.starts_with("HTTP/1.1 200"), "{host}");
+    }
+    for host in ["evil.test", "10.0.0.1", "spiffe-sds.evil.test"] {
+        assert!(raw(endpoint.tcp().await, &get(host, "")).await.starts_with("HTTP/1.1 421"), "{host}");
+        assert!(raw(endpoint.unix().await, &get(host, "")).await.starts_with("HTTP/1.1 200"), "{host}");
+    }
+    for header in ["Origin: http://localhost\r\n", "Sec-Fetch-Site: none\r\n"] {
+        assert!(raw(endpoint.tcp().await, &get("localhost", header)).await.starts_with("HTTP/1.1 403"), "{header}");
+        assert!(raw(endpoint.unix().await, &get("localhost", header)).await.starts_with("HTTP/1.1 403"), "{header}");
+    }
+}
+
+#[tokio::test]
 async fn documents_follow_the_source() {
     let endpoint = Served::start().await;
     let (a, b) = (Signer::new(OWN, "a"), Signer::new(OWN, "b"));

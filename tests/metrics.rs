@@ -21,8 +21,8 @@ use spiffe_sds::{
     lifecycle::Readiness,
     source::RenewalEvent,
     telemetry::metrics::{
-        HttpMetrics, Mismatch, MissedEvents, Outcomes, Parts, PeerClass, RolloutMetrics, SourceMetrics, StreamMetrics,
-        Suppressed,
+        ConnectionMetrics, HttpMetrics, Mismatch, MissedEvents, Outcomes, Parts, PeerClass, RolloutMetrics,
+        SourceMetrics, StreamMetrics, Suppressed,
     },
     xds::{Service, Variant},
 };
@@ -72,6 +72,8 @@ fn everything() -> String {
     };
     let (http, missed) = (HttpMetrics::default(), MissedEvents::default());
     http.begin("admin");
+    let connections = ConnectionMetrics::default();
+    connections.begin("admin");
     missed.begin("page");
     let parts = Parts {
         streams,
@@ -84,6 +86,7 @@ fn everything() -> String {
         outputs: outcomes(Outcomes::by("directory")),
         reloads: outcomes(Outcomes::of_one()),
         http,
+        connections,
         missed,
         queues: vec![("stream", Box::new(|| 0))],
     };

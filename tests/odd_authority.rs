@@ -8,6 +8,9 @@
     reason = "clippy.toml allows them in test functions, not in theirs"
 )]
 
+#[path = "admin/fixture.rs"]
+#[allow(dead_code, reason = "shared with other files")]
+mod fixture;
 mod support;
 
 use std::{
@@ -27,14 +30,14 @@ use tokio::{
     time::timeout,
 };
 
-/// A Python with `grpcio`, installed once into the target directory.
+/// A Python with `grpcio` and py-spiffe, installed once into the target directory.
 async fn python() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let (venv, done) = (target.join("grpcio/venv"), target.join("grpcio/done-1.85.1"));
+    let (venv, done) = (target.join("grpcio/venv"), target.join("grpcio/done-1.85.1-0.3.2"));
     let python = venv.join("bin/python");
     if !done.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).await;
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "grpcio==1.85.1"])).await;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "grpcio==1.85.1", "spiffe==0.3.2"])).await;
         fs::write(done, "").unwrap();
     }
     python
@@ -57,6 +60,25 @@ async fn python_on_a_unix_socket_gets_its_secrets_from_every_method() {
     let printed = timeout(BOUND * 2, run(Command::new(python).arg(script).arg(world.socket()))).await.unwrap();
     let once = ["StreamSecrets", "DeltaSecrets", "FetchSecrets"];
     assert_eq!(printed.lines().collect::<Vec<_>>(), [once, once].concat());
+}
+
+/// The same client library on the other sockets that speak HTTP/2.
+#[tokio::test(flavor = "multi_thread")]
+async fn python_reads_the_client_status_and_is_issued_identities() {
+    let (site, python) = (fixture::Site::ready(&[]).await, python().await);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/odd_authority/others.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(site.socket()).arg(site.directory.path().join("api.sock"));
+    let printed = timeout(BOUND * 2, run(&mut command)).await.unwrap();
+    let wanted = [
+        "FetchClientStatus",
+        "StreamClientStatus",
+        "FetchX509SVID",
+        "py-spiffe spiffe://domain.test/workload",
+        "py-spiffe JWT spiffe://domain.test/workload",
+    ];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), wanted);
+    site.stop().await;
 }
 
 /// A bootstrap whose two secrets come over `service`, from a cluster with this name.

@@ -15,6 +15,7 @@ use support::{
     traces,
     xds::{Sotw, envoy},
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const EVIL: &str = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">";
 
@@ -234,4 +235,76 @@ async fn it_is_complete_without_javascript() {
         .until("return document.getElementById('event-list')?.textContent.includes('operator_resend') === true")
         .await;
     site.stop().await;
+}
+
+/// Serves a page to whoever asks with GET, and passes everything else on to `server`, as a name does that points to a
+/// stranger's machine first and to this one later (DNS rebinding).
+async fn rebinding(server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut browser, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut first = [0; 1];
+                if browser.peek(&mut first).await.unwrap_or_default() == 0 {
+                    return;
+                }
+                if first == *b"G" {
+                    let page = "<!doctype html><title>evil</title>";
+                    let head =
+                        format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\n", page.len());
+                    let mut request = [0; 4096];
+                    let _ = browser.read(&mut request).await;
+                    let _ = browser.write_all(format!("{head}connection: close\r\n\r\n{page}").as_bytes()).await;
+                    return;
+                }
+                let mut ours = tokio::net::TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut browser, &mut ours).await;
+            });
+        }
+    });
+    address
+}
+
+/// What a page gets: the status and the text, or that it gets nothing.
+const FETCH: &str = r#"
+    const [url, options] = [URL, OPTIONS];
+    return fetch(url, { method: 'POST', body: JSON.stringify({ resource_names: ['default'] }), ...options })
+        .then(answer => answer.text().then(text => answer.type + ' ' + answer.status + ' ' + text))
+        .catch(error => 'nothing: ' + error);
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_web_page_reads_a_secret() {
+    let world = support::world::World::start().await;
+    // What such a request is worth to who may make it.
+    let mut client = Sotw::secrets(&world.tcp().await).await;
+    client.subscribe(["default"]).await;
+    client.expect(["default"]).await;
+    let page = rebinding(world.address()).await;
+    let browser = Browser::with(&["--host-resolver-rules=MAP evil.test 127.0.0.1"]).await;
+    for host in ["evil.test", "127.0.0.1", "localhost"] {
+        let origin = format!("http://{host}:{}", page.port());
+        browser.open(&format!("{origin}/")).await;
+        assert_eq!(browser.run("return document.title").await, "evil");
+        for base in
+            [format!("http://{}", world.address()), format!("http://localhost:{}", world.address().port()), origin]
+        {
+            for options in [
+                "{ mode: 'no-cors' }",
+                "{ mode: 'no-cors', headers: { 'content-type': 'text/plain' } }",
+                "{ headers: { 'content-type': 'text/plain' } }",
+                "{ headers: { 'content-type': 'application/json' } }",
+                "{ headers: { 'content-type': 'application/x-www-form-urlencoded' } }",
+            ] {
+                for path in ["/v3/discovery:secrets", "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets"] {
+                    let script = FETCH.replace("URL", &format!("'{base}{path}'")).replace("OPTIONS", options);
+                    let got = browser.run(&script).await;
+                    let got = got.as_str().unwrap();
+                    assert!(!got.contains("private_key") && !got.contains(" 200 "), "{host} {base} {options}: {got}");
+                }
+            }
+        }
+    }
 }

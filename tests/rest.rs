@@ -22,7 +22,10 @@ use support::{
     serving::Serving,
     world::{Setup, World, bounded},
 };
-use tokio::{net::UnixStream, process::Command};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    process::Command,
+};
 
 const PATH: &str = "/v3/discovery:secrets";
 
@@ -46,7 +49,11 @@ async fn send(world: &World, request: Request<Full<Bytes>>) -> Response<Bytes> {
 }
 
 fn request(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-    Request::post(PATH).header("host", "outbound|443||sds").body(Full::new(body.into())).unwrap()
+    Request::post(PATH)
+        .header("host", "outbound|443||sds")
+        .header("content-type", "application/json")
+        .body(Full::new(body.into()))
+        .unwrap()
 }
 
 async fn ask(world: &World, body: Value) -> Response<Bytes> {
@@ -133,7 +140,8 @@ async fn it_is_served_over_http_2_too() {
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let body = Full::new(Bytes::from(json!({ "resource_names": ["default"] }).to_string()));
-    let request = Request::post(format!("http://localhost{PATH}")).body(body).unwrap();
+    let request = Request::post(format!("http://localhost{PATH}")).header("content-type", "application/json");
+    let request = request.body(body).unwrap();
     let answer = bounded(sender.send_request(request)).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     let request = Request::get(format!("http://localhost{PATH}")).body(Full::default()).unwrap();
@@ -208,4 +216,68 @@ fn bootstrap(serving: &Serving) -> String {
         },
     })
     .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_json_is_an_answerable_request() {
+    let world = started(|_| {}).await;
+    let body = json!({ "resource_names": ["default"] }).to_string();
+    for (kind, status) in [
+        (Some("application/json"), 200),
+        (Some("Application/JSON; charset=utf-8"), 200),
+        (Some("text/plain"), 415),
+        (Some("text/plain; application/json"), 415),
+        (Some("application/x-www-form-urlencoded"), 415),
+        (Some("application/jsonx"), 415),
+        (None, 415),
+    ] {
+        let mut request = Request::post(PATH).header("host", "sds");
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let answer = send(&world, request.body(Full::new(body.clone().into())).unwrap()).await;
+        assert_eq!(answer.status(), status, "{kind:?}");
+    }
+}
+
+/// What comes over HTTP/1.1 is no gRPC, whatever its path.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_methods_are_not_served_over_http_1() {
+    let world = started(|_| {}).await;
+    let path = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets";
+    for kind in ["application/grpc", "application/grpc-web", "application/json", "text/plain"] {
+        let request = Request::post(path).header("host", "localhost").header("content-type", kind);
+        let answer = send(&world, request.body(Full::new(Bytes::from_static(&[0; 5]))).unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{kind}");
+    }
+}
+
+/// Over TCP, where a browser could be.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_the_host_must_be_ours_and_no_page_may_ask() {
+    let world = started(|setup| setup.server.hosts = vec!["sds_cluster".to_owned()]).await;
+    let ask = async |headers: &[(&str, &str)]| {
+        let io = TokioIo::new(TcpStream::connect(world.address()).await.unwrap());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::post(PATH).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::new(Bytes::from(json!({ "resource_names": ["default"] }).to_string()));
+        let answer = bounded(sender.send_request(request.body(body).unwrap())).await.unwrap();
+        let (status, body) =
+            (answer.status().as_u16(), bounded(answer.into_body().collect()).await.unwrap().to_bytes());
+        assert_eq!(status == 200, String::from_utf8_lossy(&body).contains("private_key"), "{headers:?}");
+        status
+    };
+    for host in ["localhost", "127.0.0.1:80", "[::1]:80", "sds_cluster", "SDS_CLUSTER:18000"] {
+        assert_eq!(ask(&[("host", host)]).await, 200, "{host}");
+    }
+    for host in ["evil.test", "evil.test:80", "localhost.evil.test", "10.0.0.1", "sds_cluster.evil.test"] {
+        assert_eq!(ask(&[("host", host)]).await, 421, "{host}");
+    }
+    for (name, value) in [("origin", "http://localhost"), ("origin", "null"), ("sec-fetch-site", "same-origin")] {
+        assert_eq!(ask(&[("host", "localhost"), (name, value)]).await, 403, "{name}: {value}");
+    }
 }

@@ -21,7 +21,8 @@ use support::{
     xds::Sotw,
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
     process::{Child, Command},
 };
 
@@ -36,9 +37,21 @@ struct Process {
 impl Process {
     /// With this configuration, a variable and a flag; serving and ready.
     async fn start(more: &str) -> Self {
+        Self::started(program(), more).await
+    }
+
+    /// The same as a child of a shell that sets limits first.
+    async fn limited(limits: &str, more: &str) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().kill_on_drop(true);
+        command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_spiffe-sds")]);
+        Self::started(command, more).await
+    }
+
+    async fn started(mut command: Command, more: &str) -> Self {
         let place = Place::new().await;
         fs::write(place.at("sds.yaml"), place.yaml(&(ADMIN.to_owned() + more))).unwrap();
-        let child = program()
+        let child = command
             .args(["serve", "--config"])
             .arg(place.at("sds.yaml"))
             .args(["--log-level", "info,h2=off"])
@@ -238,5 +251,54 @@ async fn a_server_that_is_not_there_is_said() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     assert_eq!(code, Some(1));
-    assert!(error.contains("no server answers at /nowhere.sock"), "{error}");
+    assert!(error.contains("no server answers at unix:///nowhere.sock"), "{error}");
+}
+
+/// The soft and the hard limit on open files of the process.
+fn open_files(process: &Process) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", process.child.id().unwrap())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+    let mut numbers = line.split_whitespace().skip(3).map(str::to_owned);
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[tokio::test]
+async fn the_limit_on_open_files_is_raised_as_far_as_it_may_be() {
+    let process = Process::limited("ulimit -S -n 256 && ulimit -H -n 4096", "").await;
+    assert_eq!(open_files(&process), ("4096".to_owned(), "4096".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_at_the_limit_of_open_files_lock_nobody_out() {
+    let process = Process::limited("ulimit -n 1024", "").await;
+    let mut client = process.stream().await;
+    client.subscribe(["default"]).await;
+    client.expect(["default"]).await;
+    client.ack().await;
+    let mut idle = Vec::new();
+    for _ in 0..1200 {
+        let mut io = bounded(UnixStream::connect(process.place.at("sds.sock"))).await.unwrap();
+        // Some of the first ones are hung up on before they have said anything.
+        let _ = io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        idle.push(io);
+    }
+    let mut newcomer = process.stream().await;
+    newcomer.subscribe(["default"]).await;
+    newcomer.expect(["default"]).await;
+    newcomer.ack().await;
+    let (code, text, error) = process.run(&["status"]).await;
+    assert_eq!(code, Some(0), "{text}{error}");
+    // The source has to be dialled again.
+    let before = process.place.issuer.traffic().borrow().connections;
+    process.place.issuer.fail_with(tonic::Status::unavailable("restarting"));
+    process.until(&["status", "--json"], |text| text.contains("restarting")).await;
+    process.place.issuer.recover();
+    process.place.issuer.rotate().unwrap();
+    for stream in [&mut client, &mut newcomer] {
+        stream.expect(["default"]).await;
+    }
+    assert!(process.place.issuer.traffic().borrow().connections > before);
+    assert_eq!(process.lines("the limit on open files allows fewer connections than are configured").len(), 1);
+    assert!(process.lines("cannot accept a connection").is_empty());
+    drop(idle);
 }

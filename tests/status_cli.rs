@@ -78,6 +78,19 @@ async fn what_is_left_out_is_said_everywhere_and_only_while_it_is() {
 }
 
 #[tokio::test]
+async fn a_listener_that_clients_cannot_reach_is_a_problem() {
+    let site = Site::ready(&[]).await;
+    let staged = site.directory.path().join("theirs.sock");
+    let _theirs = std::os::unix::net::UnixListener::bind(&staged).unwrap();
+    std::fs::rename(&staged, site.directory.path().join("sds.sock")).unwrap();
+    site.until("/ready", |answer| answer.status == 503).await;
+    let (code, text, _) = run(&site, &["status", "--color", "never"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("Not ready: listeners") && text.contains("replaced by another process"), "{text}");
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_said() {
     let site = Site::ready(&[]).await;
     let (code, _, error) = run(&site, &["refresh-tokens"]).await;
@@ -87,7 +100,7 @@ async fn what_cannot_be_done_is_said() {
     assert!(error.contains("state is none of"), "{error}");
     let (code, _, error) = run(&site, &["status", "--admin", "/nowhere.sock"]).await;
     assert_eq!(code, Some(1));
-    assert!(error.contains("no server answers at /nowhere.sock"), "{error}");
+    assert!(error.contains("no server answers at unix:///nowhere.sock"), "{error}");
     site.stop().await;
 }
 

@@ -63,7 +63,8 @@ pub(super) fn bad_request(reason: &str) -> Refused {
 }
 
 pub(super) async fn sources(State(sight): State<Arc<Sight>>) -> Json<Value> {
-    Json(json!({ "sources": sight.sources(), "refused": sight.refused() }))
+    let (sources, refused, conditions) = (sight.sources(), sight.refused(), sight.conditions());
+    Json(json!({ "sources": sources, "refused": refused, "conditions": conditions }))
 }
 
 pub(super) async fn identities(State(sight): State<Arc<Sight>>) -> Json<Value> {

@@ -3,15 +3,21 @@
 //! What ten thousand streams hold takes a while to write down. On a thread of the runtime everything that is queued
 //! there would wait for it, and several at once would take every processor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
+    body::{Body, to_bytes},
     extract::{Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking, time::timeout};
+
+/// How long the rest of a request may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of what comes with a request for a page, which needs none.
+const BODY: usize = 4 << 10;
 
 /// The place for whoever makes a page. Clones are the same place.
 #[derive(Clone, Debug)]
@@ -23,8 +29,15 @@ impl Default for Desk {
     }
 }
 
-/// Makes the page when it is its turn. For what takes processors, not for what waits.
+/// Makes the page when it is its turn. For what takes processors, not for what waits: the request is read before.
 pub(super) async fn aside(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let body = match timeout(PATIENCE, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return StatusCode::BAD_REQUEST.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
+    let request = Request::from_parts(head, Body::from(body));
     let Ok(place) = desk.0.acquire_owned().await else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let runtime = Handle::current();
     // Whoever has lost patience leaves the place to the next one only when the page is made.
@@ -47,10 +60,9 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         thread,
-        time::Duration,
     };
 
-    use axum::{Router, body::Body, middleware, routing::get};
+    use axum::{Router, middleware, routing::get};
     use tower::ServiceExt as _;
 
     use super::*;

@@ -4,19 +4,24 @@
 //! must be addressed to us by a name that no stranger can point at us (else: DNS rebinding), and a request that changes
 //! something must not come from another site.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
-use super::Via;
+use crate::listen::{
+    Transport,
+    guard::{Hosts, Refusal, host},
+};
 
+/// Where everything is that changes something.
+const ACTIONS: &str = "/actions/";
 /// How long a page may take to begin its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// On every answer: nothing is kept, guessed at, embedded, or loaded from elsewhere unless a page says so itself.
@@ -27,32 +32,6 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
 ];
-
-/// Which hosts we answer to.
-#[derive(Debug)]
-pub(super) struct Hosts {
-    /// Names besides `localhost`.
-    pub(super) names: Vec<String>,
-    /// Any IP address, not only loopback ones: a page cannot be rebound to a host without a name.
-    pub(super) any_address: bool,
-}
-
-impl Hosts {
-    /// Whether a request for `host` (`name`, `name:port`, `[address]:port`) is meant for us.
-    fn admit(&self, host: &str) -> bool {
-        let name = match host.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').map_or(rest, |(address, _)| address),
-            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-        };
-        match name.parse::<IpAddr>() {
-            Ok(address) => self.any_address || address.to_canonical().is_loopback(),
-            Err(_) => ["localhost"]
-                .into_iter()
-                .chain(self.names.iter().map(String::as_str))
-                .any(|ours| ours.eq_ignore_ascii_case(name)),
-        }
-    }
-}
 
 /// Checks the request, bounds its time, and completes the answer's headers.
 pub(super) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
@@ -73,35 +52,24 @@ pub(super) async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, nex
 }
 
 /// Why the request is not answered.
-fn refuse(hosts: &Hosts, request: &Request<Body>) -> Option<(StatusCode, &'static str)> {
-    let tcp = request.extensions().get::<Via>().is_none_or(|via| *via == Via::Tcp);
-    let Ok(host) = host(request.uri(), request.headers()) else {
-        return Some((StatusCode::BAD_REQUEST, "the Host header is missing, repeated or unreadable"));
-    };
-    // Nobody's browser speaks to Unix sockets, and clients there invent whatever host they like.
-    if tcp && !host.is_some_and(|host| hosts.admit(host)) {
-        let reason =
-            "not addressed to this server; use localhost or a loopback address, or add the name to admin.hosts";
-        return Some((StatusCode::MISDIRECTED_REQUEST, reason));
+fn refuse(hosts: &Hosts, request: &Request<Body>) -> Option<Refusal> {
+    let transport = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Public);
+    if let Some(refusal) = hosts.refuse_host(request, transport) {
+        return Some(refusal);
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !reads && is_foreign(request.headers(), host) {
-        return Some((StatusCode::FORBIDDEN, "a request from another site must not change anything here"));
+    let foreign = is_foreign(request.headers(), host(request.uri(), request.headers()).ok().flatten());
+    match (reads, foreign) {
+        // A link to a page may be followed from anywhere; who follows it is no page that could read it.
+        (true, true) if !is_navigation(request.headers()) => {
+            Some((StatusCode::FORBIDDEN, "a page of another site must not read anything here"))
+        }
+        (false, true) => Some((StatusCode::FORBIDDEN, "a request from another site must not change anything here")),
+        (false, false) if transport == Transport::Public && request.uri().path().starts_with(ACTIONS) => {
+            Some((StatusCode::FORBIDDEN, "this listener is only read; act over the Unix socket or a loopback address"))
+        }
+        _ => None,
     }
-    None
-}
-
-/// To whom the request is addressed; HTTP/2 says it in the URI.
-fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>, ()> {
-    if let Some(authority) = uri.authority() {
-        return Ok(Some(authority.as_str()));
-    }
-    let mut values = headers.get_all(header::HOST).iter();
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(());
-    }
-    first.map(|value| value.to_str().map_err(|_| ())).transpose()
 }
 
 /// Whether a browser says that another site's page sends this.
@@ -112,39 +80,15 @@ fn is_foreign(headers: &HeaderMap, host: Option<&str>) -> bool {
     site || origin
 }
 
+fn is_navigation(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate") && !headers.contains_key(header::ORIGIN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn admitted(hosts: &Hosts, host: &str) -> bool {
-        hosts.admit(host)
-    }
-
-    #[test]
-    fn only_names_that_nobody_else_controls() {
-        let hosts = Hosts { names: vec!["sds.internal".to_owned()], any_address: false };
-        for host in [
-            "localhost",
-            "localhost:9",
-            "LOCALHOST:9",
-            "127.0.0.1:9",
-            "127.8.8.8",
-            "[::1]:9",
-            "[::1]",
-            "sds.internal:9",
-            "[::ffff:127.0.0.1]:9",
-        ] {
-            assert!(admitted(&hosts, host), "{host}");
-        }
-        for host in
-            ["", "evil.test", "evil.test:9", "localhost.evil.test", "127.0.0.1.evil.test:9", "10.0.0.1", "[::2]:9"]
-        {
-            assert!(!admitted(&hosts, host), "{host}");
-        }
-        assert!(admitted(&Hosts { names: Vec::new(), any_address: true }, "10.0.0.1:9"));
-    }
-
-    fn refused(via: Via, method: Method, headers: &[(&str, &str)]) -> Option<u16> {
+    fn refused(via: Transport, method: Method, headers: &[(&str, &str)]) -> Option<u16> {
         let mut request = axum::http::Request::builder().method(method).uri("/").extension(via);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -155,23 +99,59 @@ mod tests {
 
     #[test]
     fn the_host_counts_over_tcp_only() {
-        assert_eq!(refused(Via::Tcp, Method::GET, &[("host", "localhost")]), None);
-        assert_eq!(refused(Via::Tcp, Method::GET, &[("host", "evil.test")]), Some(421));
-        assert_eq!(refused(Via::Tcp, Method::GET, &[]), Some(421));
-        assert_eq!(refused(Via::Unix, Method::GET, &[]), None);
-        assert_eq!(refused(Via::Unix, Method::GET, &[("host", "whatever")]), None);
-        assert_eq!(refused(Via::Tcp, Method::GET, &[("host", "localhost"), ("host", "evil.test")]), Some(400));
+        assert_eq!(refused(Transport::Loopback, Method::GET, &[("host", "localhost")]), None);
+        assert_eq!(refused(Transport::Loopback, Method::GET, &[("host", "evil.test")]), Some(421));
+        assert_eq!(refused(Transport::Loopback, Method::GET, &[]), Some(421));
+        assert_eq!(refused(Transport::Unix, Method::GET, &[]), None);
+        assert_eq!(refused(Transport::Unix, Method::GET, &[("host", "whatever")]), None);
+        assert_eq!(
+            refused(Transport::Loopback, Method::GET, &[("host", "localhost"), ("host", "evil.test")]),
+            Some(400)
+        );
     }
 
     #[test]
     fn changes_come_from_our_own_pages_or_from_no_page() {
-        let post =
-            |headers: &[(&str, &str)]| refused(Via::Tcp, Method::POST, &[&[("host", "localhost:9")], headers].concat());
+        let post = |headers: &[(&str, &str)]| {
+            refused(Transport::Loopback, Method::POST, &[&[("host", "localhost:9")], headers].concat())
+        };
         assert_eq!(post(&[]), None);
         assert_eq!(post(&[("origin", "http://localhost:9"), ("sec-fetch-site", "same-origin")]), None);
         assert_eq!(post(&[("origin", "http://localhost:8")]), Some(403));
         assert_eq!(post(&[("origin", "null")]), Some(403));
         assert_eq!(post(&[("sec-fetch-site", "cross-site")]), Some(403));
         assert_eq!(post(&[("sec-fetch-site", "same-site")]), Some(403));
+    }
+
+    #[test]
+    fn other_sites_link_to_pages_and_do_not_load_them() {
+        let get = |mode| {
+            let headers = [("host", "localhost:9"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode)];
+            refused(Transport::Loopback, Method::GET, &headers)
+        };
+        assert_eq!(get("navigate"), None);
+        for mode in ["no-cors", "cors", "same-origin"] {
+            assert_eq!(get(mode), Some(403), "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_public_listener_is_only_read() {
+        let hosts = Hosts { names: Vec::new(), any_address: true };
+        let asked = |via: Transport, method: Method, path: &str| {
+            let request = Request::builder().method(method).uri(path).extension(via).header("host", "192.0.2.1");
+            refuse(&hosts, &request.body(Body::empty()).unwrap()).map(|(status, _)| status.as_u16())
+        };
+        for path in ["/actions/resend", "/actions/refresh-tokens", "/actions/log-level", "/actions/later"] {
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
+                assert_eq!(asked(Transport::Public, method.clone(), path), Some(403), "{method} {path}");
+                assert_eq!(asked(Transport::Loopback, method, path), None);
+            }
+        }
+        assert_eq!(asked(Transport::Public, Method::GET, "/debug/sources"), None);
+        assert_eq!(
+            asked(Transport::Public, Method::POST, "/envoy.service.status.v3.ClientStatusDiscoveryService/x"),
+            None
+        );
     }
 }

@@ -4,28 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use hyper_util::service::TowerToHyperService;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
-use super::{
-    Config,
-    guard::{self, Hosts},
-};
+use super::{Config, guard};
 use crate::{
     lifecycle::{self, PartError},
     listen::{
-        self, Bound, ListenError, Peer, Socket,
-        accept::{Io, Serve, accept},
+        self, Bound, ListenError, Socket, Troubles,
+        accept::{Connection, Io, Serve, accept},
+        connections::{Bounds, Connections},
+        descriptors::Share,
+        guard::Hosts,
         http::{Meter, Patience},
     },
     systemd::Handed,
-    telemetry::metrics::HttpMetrics,
+    telemetry::{
+        journal::Journal,
+        metrics::{ConnectionMetrics, HttpMetrics},
+    },
 };
 
-/// Concurrent connections of one listener; the next one waits in the kernel. Each listener has its own places, so that
-/// whoever reaches the TCP port cannot keep probes away from the Unix socket.
+/// Concurrent connections of one listener. Each has its own places, so that whoever reaches the TCP port cannot keep
+/// probes away from the Unix socket; and a newcomer, who may be a probe, always finds one.
 const CONNECTIONS: usize = 64;
+/// Those of one user, or of one address.
+const CONNECTIONS_PER_PEER: usize = 32;
 /// Bytes of a request's body.
 const BODY: usize = 64 << 10;
 /// Idle is long because a gRPC stream is one request; HTTP/1.1 without one ends by the patience for heads, and HTTP/2 by
@@ -33,26 +37,18 @@ const BODY: usize = 64 << 10;
 const PATIENCE: Patience = Patience {
     first: Duration::from_secs(30),
     idle: Duration::from_secs(3600),
+    stall: Duration::from_secs(10),
     grace: Duration::from_secs(1),
     head: Some(Duration::from_secs(30)),
 };
-/// The same for who comes when half of the places are taken: nobody keeps others waiting by saying nothing, or slowly.
-const HURRY: Patience = Patience { first: Duration::from_secs(1), head: Some(Duration::from_secs(1)), ..PATIENCE };
-
-/// How a request reached us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// A Unix domain socket, whose file mode says who may connect.
-    Unix,
-    /// TCP, where any program and any browser on the machine can connect.
-    Tcp,
-}
-
 /// The admin listener with its sockets open.
 pub struct Admin {
     config: Config,
     sockets: Vec<Socket>,
+    troubles: Troubles,
+    journal: Journal,
     metrics: HttpMetrics,
+    connections: ConnectionMetrics,
 }
 
 impl Admin {
@@ -69,12 +65,12 @@ impl Admin {
     /// # Errors
     /// As of [`Admin::bind`].
     pub async fn bind_handed(config: Config, handed: &Handed) -> Result<Self, ListenError> {
-        let mut sockets = Vec::new();
+        let (mut sockets, troubles) = (Vec::new(), Troubles::default());
         for listener in &config.listeners {
             let opened = if config.allow_public {
-                Socket::open_anywhere(listener, handed).await
+                Socket::open_anywhere(listener, handed, &troubles).await
             } else {
-                Socket::open(listener, handed).await
+                Socket::open(listener, handed, &troubles).await
             };
             match opened {
                 Ok(socket) => sockets.push(socket),
@@ -88,13 +84,20 @@ impl Admin {
                 }
             }
         }
-        Ok(Self { config, sockets, metrics: HttpMetrics::default() })
+        let (metrics, connections) = (HttpMetrics::default(), ConnectionMetrics::default());
+        Ok(Self { config, sockets, troubles, journal: Journal::default(), metrics, connections })
     }
 
     /// Counts with these.
     #[must_use]
-    pub fn with_metrics(mut self, metrics: HttpMetrics) -> Self {
-        self.metrics = metrics;
+    pub fn with_metrics(self, metrics: HttpMetrics, connections: ConnectionMetrics) -> Self {
+        Self { metrics, connections, ..self }
+    }
+
+    /// Notes here when a socket can no longer be reached. It is no condition of readiness: nobody is served by it.
+    #[must_use]
+    pub fn with_journal(mut self, journal: &Journal) -> Self {
+        self.journal = journal.clone();
         self
     }
 
@@ -119,11 +122,14 @@ impl Admin {
             router.layer(DefaultBodyLimit::max(BODY)).layer(middleware::from_fn_with_state(hosts, guard::guard));
         let meter = Meter::new(self.metrics, "admin");
         let mut tasks = JoinSet::new();
+        tasks.spawn(listen::follow(self.troubles, None, self.journal, stop.clone()));
+        let all = Share::Operators.at_most(CONNECTIONS * self.sockets.len()) / self.sockets.len();
+        let bounds = Bounds { all: all.max(1), of_peer: CONNECTIONS_PER_PEER, interrupts: true };
         for socket in self.sockets {
             let (router, meter) = (router.clone(), meter.clone());
-            let slots = Arc::new(Semaphore::new(CONNECTIONS));
-            let visitors = Visitors { router, meter, slots: slots.clone(), drain: stop.clone() };
-            tasks.spawn(accept(socket, visitors, slots, stop.clone()));
+            let connections = Connections::new(bounds, self.connections.clone(), "admin");
+            let visitors = Visitors { router, meter, drain: stop.clone() };
+            tasks.spawn(accept(socket, visitors, connections, stop.clone()));
         }
         lifecycle::together(tasks, &stop).await
     }
@@ -133,25 +139,13 @@ impl Admin {
 struct Visitors {
     router: Router,
     meter: Meter,
-    /// Places for connections.
-    slots: Arc<Semaphore>,
     drain: CancellationToken,
 }
 
 impl Serve for Visitors {
-    fn serve(&self, io: Io, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
-        let via = match io {
-            Io::Unix(_) => Via::Unix,
-            Io::Tcp(_) => Via::Tcp,
-        };
-        let service = self.router.clone().map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(via);
-            request
-        });
-        let patience = if self.slots.available_permits() < CONNECTIONS / 2 { HURRY } else { PATIENCE };
-        let (service, meter, drain) = (TowerToHyperService::new(service), self.meter.clone(), self.drain.clone());
-        listen::http::serve(io, peer, service, patience, meter, drain)
+    fn serve(&self, io: Io, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
+        let service = TowerToHyperService::new(self.router.clone());
+        listen::http::serve(io, connection, service, PATIENCE, self.meter.clone(), self.drain.clone())
     }
 
     fn drain_deadline(&self) -> Duration {

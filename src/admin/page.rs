@@ -11,7 +11,7 @@ use std::{borrow::Borrow, sync::Arc, time::SystemTime};
 
 use askama::Template;
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Query, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -24,6 +24,8 @@ use super::{
     debug::{Params, Refused},
     view::{self, Clients, Configuration, Event, Identity, InService, LeftOut, Sight, Source, Token, Trust},
 };
+
+use crate::listen::Transport;
 
 /// Streams on one page.
 const STREAMS: usize = 50;
@@ -60,6 +62,7 @@ struct Page<'a> {
     pages: Pages,
     events: Vec<Event>,
     configuration: Option<Arc<Configuration>>,
+    can_act: bool,
     can_log: bool,
     can_refresh: bool,
 }
@@ -73,7 +76,11 @@ struct Pages {
 }
 
 /// The page.
-pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<Params>) -> Result<Response, Refused> {
+pub(super) async fn page(
+    State(sight): State<Arc<Sight>>,
+    Extension(transport): Extension<Transport>,
+    Query(params): Query<Params>,
+) -> Result<Response, Refused> {
     let query = params.streams(STREAMS)?;
     let now = SystemTime::now();
     // Before anything is read: what changes meanwhile is news.
@@ -103,6 +110,8 @@ pub(super) async fn page(State(sight): State<Arc<Sight>>, Query(params): Query<P
         pages,
         events: sight.events("", 0, EVENTS).events,
         configuration: sight.configuration.borrow().clone(),
+        // A form that would be refused is no offer.
+        can_act: transport != Transport::Public,
         can_log: sight.actions.logs.is_some(),
         can_refresh: sight.actions.refresh_tokens.is_some(),
     };

@@ -56,6 +56,17 @@ pub struct Sight {
     pub actions: Actions,
 }
 
+/// Something that must hold before the server counts as ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Condition {
+    /// Its stable name.
+    pub name: String,
+    /// Whether it holds.
+    pub ready: bool,
+    /// Why it does not.
+    pub reason: Option<String>,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
@@ -77,6 +88,28 @@ pub struct Event {
     pub detail: String,
     /// The client or operator; the first of several.
     pub who: String,
+}
+
+impl Condition {
+    /// Whether somebody must look into it. How the source does stands elsewhere, in more words.
+    #[must_use]
+    pub fn is_problem(&self) -> bool {
+        !self.ready && self.name != "source"
+    }
+}
+
+impl Sight {
+    /// What must hold before the server counts as ready.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<Condition> {
+        let conditions = self.readiness.conditions().into_iter();
+        let shown = conditions.map(|it| Condition {
+            name: it.name.to_owned(),
+            ready: it.pending.is_none(),
+            reason: it.pending.map(std::borrow::Cow::into_owned),
+        });
+        shown.collect()
+    }
 }
 
 /// Some events.

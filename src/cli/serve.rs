@@ -6,7 +6,7 @@ use super::config::{self, flag};
 use crate::{
     app::App,
     config::Config,
-    lifecycle,
+    lifecycle, listen,
     systemd::{Handed, Notifier},
     telemetry::logs,
 };
@@ -45,6 +45,7 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let sources = args.config.sources(environment.clone(), flags.into_iter().flatten().collect())?;
     let config = Config::new(&sources).map_err(crate::config::Error::from)?;
     let logs = logs::init(config.logs(), super::colored())?;
+    listen::descriptors::raise();
     let handed = Handed::receive(&environment, config.systemd().store);
     let stop = lifecycle::stop_on_signals()?;
     let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?.with_logs(logs);

@@ -7,7 +7,9 @@ use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::admin::{self, encoded};
-use crate::admin::view::{Clients, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust};
+use crate::admin::view::{
+    Clients, Condition, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust,
+};
 
 const HEADER: Style = Style::new().bold();
 const TITLE: Style = AnsiColor::Green.on_default().bold();
@@ -19,7 +21,7 @@ const BAD: Style = AnsiColor::Red.on_default();
 /// Shows sources, identities and who holds what, of a running server.
 ///
 /// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, something that
-/// a source sent is left out, a client or the
+/// a source sent is left out, clients cannot reach a listener, a client or the
 /// server itself (its new configuration) refused something, or no server answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
@@ -52,6 +54,7 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Status {
     good: bool,
+    conditions: Vec<Condition>,
     sources: Vec<Source>,
     refused: Vec<LeftOut>,
     in_service: InService,
@@ -68,6 +71,9 @@ struct Sources {
     /// An older server does not say it.
     #[serde(default)]
     refused: Vec<LeftOut>,
+    /// Nor this.
+    #[serde(default)]
+    conditions: Vec<Condition>,
 }
 
 #[derive(Deserialize)]
@@ -126,7 +132,7 @@ impl Status {
     }
 
     async fn read(args: &Args) -> anyhow::Result<Self> {
-        let Sources { sources, refused } = args.server.get("/debug/sources").await?;
+        let Sources { sources, refused, conditions } = args.server.get("/debug/sources").await?;
         let Identities { in_service, identities, tokens } = args.server.get("/debug/identities").await?;
         let Domains { trust_domains } = args.server.get("/debug/trust").await?;
         let (text, state) = (encoded(&args.search), encoded(&args.state));
@@ -135,11 +141,23 @@ impl Status {
         let configuration: Option<Configuration> = args.server.find("/debug/config").await?;
         let good = matches!(in_service.state, Standing::Served | Standing::Warm | Standing::BundlesOnly)
             && !sources.iter().any(|source| source.state.is_problem())
+            && !conditions.iter().any(Condition::is_problem)
             && identities.iter().all(|identity| identity.state != Life::Expired)
             && refused.is_empty()
             && clients.totals.error == 0
             && !configuration.as_ref().is_some_and(Configuration::is_refused);
-        Ok(Self { good, sources, refused, in_service, identities, tokens, trust_domains, clients, configuration })
+        Ok(Self {
+            good,
+            conditions,
+            sources,
+            refused,
+            in_service,
+            identities,
+            tokens,
+            trust_domains,
+            clients,
+            configuration,
+        })
     }
 
     fn tables(&self) -> String {
@@ -150,6 +168,10 @@ impl Status {
             self.client_table(),
         ];
         let mut text = parts.join("\n");
+        for Condition { name, reason, .. } in self.conditions.iter().filter(|condition| condition.is_problem()) {
+            let reason = line(reason.as_deref().unwrap_or_default());
+            text.push_str(&format!("\n{BAD}Not ready: {name}{BAD:#}\n  {reason}\n"));
+        }
         if let Some(configuration) = &self.configuration {
             let style = if configuration.is_refused() { BAD } else { PLAIN };
             text.push_str(&format!("\n{TITLE}Configuration{TITLE:#}\n{style}{}{style:#}\n", configuration.summary()));

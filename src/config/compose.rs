@@ -57,6 +57,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let jwt = compose.jwt(raw.jwt);
     compose.tokens_from_files(&source.sources, &jwt, raw.outputs.as_deref().unwrap_or_default());
     let secrets = compose.secrets(raw.secrets, &jwt.svids);
+    let hosts = compose.parse("hosts", raw.hosts, |text| scalar::hosts(&text)).unwrap_or_default();
     let second_to = |max| SECOND..=max;
     let Raw { keepalive, drain_deadline, .. } = raw;
     let (interval, timeout) = (server_default.keepalive_interval, server_default.keepalive_timeout);
@@ -66,6 +67,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
     let request_timeout = compose.duration("limits.request_timeout", request_timeout, timeout_default, bounds);
     let server = server::Config {
         listeners: compose.listeners(raw.listeners, &source.sources),
+        hosts: hosts.clone(),
         limits: limits(&raw.limits, request_timeout, server_default.limits),
         keepalive_interval: compose.duration(
             "keepalive.interval",
@@ -81,7 +83,7 @@ pub(super) fn compose(tree: &Node, mut problems: Vec<Problem>, credentials: Opti
             Duration::ZERO..=10 * MINUTE,
         ),
     };
-    let bundles = compose.bundles(raw.bundle_endpoint, &source.sources);
+    let bundles = compose.bundles(raw.bundle_endpoint, hosts, &source.sources);
     let admin = compose.admin(raw.admin, &source.sources);
     let hooks = compose.hooks(raw.hooks);
     let outputs = compose.outputs(raw.outputs);
@@ -182,7 +184,7 @@ impl Compose {
         self.sockets_of("listeners", raw, sources)
     }
 
-    fn bundles(&mut self, raw: raw::BundleEndpoint, sources: &[Source]) -> bundles::Config {
+    fn bundles(&mut self, raw: raw::BundleEndpoint, hosts: Vec<String>, sources: &[Source]) -> bundles::Config {
         let default = bundles::Config::default();
         let section = "bundle_endpoint.listeners";
         let listeners = self.sockets_of(section, raw.listeners.unwrap_or_default(), sources);
@@ -196,7 +198,7 @@ impl Compose {
         let bounds = SECOND..=24 * 60 * MINUTE;
         let refresh_hint =
             self.duration("bundle_endpoint.refresh_hint", raw.refresh_hint, default.refresh_hint, bounds);
-        bundles::Config { listeners, refresh_hint }
+        bundles::Config { listeners, hosts, refresh_hint }
     }
 
     fn sockets_of(&mut self, section: &str, raw: Vec<raw::Listener>, sources: &[Source]) -> Vec<listen::Config> {
@@ -300,6 +302,8 @@ fn limits(raw: &raw::Limits, request_timeout: Duration, default: Limits) -> Limi
     Limits {
         streams_per_connection: raw.streams_per_connection.unwrap_or(default.streams_per_connection),
         streams_per_peer: raw.streams_per_peer.unwrap_or(default.streams_per_peer),
+        streams: raw.streams.unwrap_or(default.streams),
+        connections_per_peer: raw.connections_per_peer.unwrap_or(default.connections_per_peer),
         connections: raw.connections.unwrap_or(default.connections),
         names_per_stream: raw.names_per_stream.unwrap_or(default.names_per_stream),
         name_bytes_per_stream: raw.name_bytes_per_stream.unwrap_or(default.name_bytes_per_stream),

@@ -19,6 +19,7 @@ const LIVE: &[&str] = &[
     "limits.names_per_stream",
     "limits.request_bytes",
     "limits.request_timeout",
+    "limits.streams",
     "limits.streams_per_connection",
     "limits.streams_per_peer",
     "log.filter",

@@ -37,6 +37,11 @@ pub(super) struct Raw {
     pub(super) jwt: Jwt,
     /// Where Envoy connects. By default one Unix socket, `/run/spiffe-sds/sds.sock` with mode 0660.
     pub(super) listeners: Option<Vec<Listener>>,
+    /// Names besides `localhost` that requests over HTTP/1.1 and TCP may be addressed to, without port and separated by
+    /// commas: REST polls, where Envoy names its cluster, and the bundle endpoint. Requests for others are refused,
+    /// because a web page can point a name of its own at this machine.
+    #[schemars(extend("examples" = ["sds_cluster"]))]
+    pub(super) hosts: Option<String>,
     /// The public keys of each trust domain over HTTP, for verifiers that do not speak SDS.
     pub(super) bundle_endpoint: BundleEndpoint,
     /// Bounds on what clients can make the server hold.

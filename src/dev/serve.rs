@@ -20,10 +20,13 @@ use tokio::{
 use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::{JwtFault, shared::Shared};
-use crate::workload_api_proto::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
-    spiffe_workload_api_server::SpiffeWorkloadApi,
+use crate::{
+    listen::authority::Authority,
+    workload_api_proto::{
+        JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+        ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+        spiffe_workload_api_server::SpiffeWorkloadApi,
+    },
 };
 
 pub(super) use bind::{Bound, SocketFile, bind};
@@ -36,6 +39,8 @@ const NO_IDENTITY: &str = "no identity issued";
 /// Between two tries to accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STREAMS_PER_CONNECTION: u32 = 16_384;
+/// A client that is gone without a word is noticed after this and `hyper`'s patience.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The newest state, as every stream sees it.
 #[derive(Clone, Debug)]
@@ -135,7 +140,8 @@ async fn serve(io: Box<dyn Io>, traffic: watch::Sender<Traffic>, services: Route
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .serve_connection(TokioIo::new(io), service)
+        .keep_alive_interval(KEEPALIVE)
+        .serve_connection(TokioIo::new(Authority::new(io)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "development issuer lost a connection");

@@ -22,6 +22,10 @@ pub struct Heartbeat {
 #[derive(Debug)]
 pub struct Responder(mpsc::Receiver<oneshot::Sender<()>>);
 
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub struct Question(oneshot::Sender<()>);
+
 /// A heartbeat of this name, and what answers it.
 #[must_use]
 pub fn heartbeat(name: &'static str) -> (Heartbeat, Responder) {
@@ -49,11 +53,23 @@ impl Heartbeat {
 impl Responder {
     /// Waits for the next question and answers it. Can be dropped at any time without losing one.
     pub async fn answer(&mut self) {
+        self.question().await.answer();
+    }
+
+    /// Waits for the next question, to be answered once what it is about has been looked at.
+    pub async fn question(&mut self) -> Question {
         match self.0.recv().await {
-            // Whoever asked may have given up.
-            Some(answer) => drop(answer.send(())),
+            Some(answer) => Question(answer),
             None => pending().await,
         }
+    }
+}
+
+impl Question {
+    /// Answers it.
+    pub fn answer(self) {
+        // Whoever asked may have given up.
+        let _ = self.0.send(());
     }
 }
 

@@ -20,7 +20,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Peer, accept::Io};
+use super::{
+    Peer,
+    accept::{Connection, Io},
+    authority::Authority,
+    body::Held,
+    stall::Stall,
+};
 use crate::telemetry::metrics::HttpMetrics;
 
 /// Bytes of a request's head.
@@ -35,9 +41,10 @@ const STREAMS: u32 = 64;
 pub(crate) struct Patience {
     /// From the accept to the first request. `hyper` has no patience of its own before it knows which HTTP is spoken.
     pub(crate) first: Duration,
-    /// Between requests. Also ends a client that never reads its answers: as long as one is stuck no further request is
-    /// taken in.
+    /// Between requests.
     pub(crate) idle: Duration,
+    /// For a client that does not read what it is sent.
+    pub(crate) stall: Duration,
     /// For what is under way once the connection is to end.
     pub(crate) grace: Duration,
     /// From the first byte of a request's head to the last, between requests too; bounded by the others if `None`.
@@ -70,7 +77,7 @@ impl Meter {
 /// Serves one connection until it ends, has been silent for too long, or `drain`.
 pub(crate) async fn serve<S, B>(
     io: Io,
-    peer: Peer,
+    connection: Connection,
     service: S,
     patience: Patience,
     meter: Meter,
@@ -79,40 +86,50 @@ pub(crate) async fn serve<S, B>(
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
+    B: Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     match io {
-        Io::Unix(stream) => speak(stream, peer, service, patience, meter, drain).await,
-        Io::Tcp(stream) => speak(stream, peer, service, patience, meter, drain).await,
+        Io::Unix(stream) => speak(stream, connection, service, patience, meter, drain).await,
+        Io::Tcp(stream) => speak(stream, connection, service, patience, meter, drain).await,
     }
 }
 
-async fn speak<I, S, B>(io: I, peer: Peer, service: S, patience: Patience, meter: Meter, drain: CancellationToken)
-where
+async fn speak<I, S, B>(
+    io: I,
+    connection: Connection,
+    service: S,
+    patience: Patience,
+    meter: Meter,
+    drain: CancellationToken,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
+    B: Body + Unpin + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let asked = Arc::new(Notify::new());
+    let Connection { peer, transport, activity } = connection;
     let service = service_fn({
         let (asked, meter) = (asked.clone(), meter.clone());
-        move |request| {
+        move |mut request: Request<Incoming>| {
             asked.notify_one();
-            let (answer, meter) = (service.call(request), meter.clone());
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(transport);
+            let (busy, answer, meter) = (activity.begin(), service.call(request), meter.clone());
             async move {
                 let answer = answer.await?;
                 meter.answered(answer.status().as_u16());
-                Ok::<_, S::Error>(answer)
+                Ok::<_, S::Error>(answer.map(|body| Held::new(body, busy)))
             }
         }
     });
     let builder = builder(patience.head);
+    let io = Authority::new(Stall::new(io, patience.stall));
     let connection = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let (mut limit, mut said) = (patience.first, false);

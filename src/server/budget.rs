@@ -7,7 +7,6 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -21,7 +20,10 @@ use thiserror::Error;
 use tonic::Status;
 
 use super::live::Settings;
-use crate::{listen::Peer, telemetry::metrics::StreamMetrics};
+use crate::{
+    listen::{Peer, peer::Owner},
+    telemetry::metrics::StreamMetrics,
+};
 
 /// Charges grow and shrink in steps of this size, so that small changes cost nothing.
 const STEP: usize = 1 << 10;
@@ -34,19 +36,12 @@ struct Ledger {
     settings: Settings,
     metrics: StreamMetrics,
     used: AtomicUsize,
-    accounts: Mutex<HashMap<Key, Weak<Account>>>,
-}
-
-/// Whose memory it is: a user, because a process can multiply; or an address, whatever its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    User(u32),
-    Address(IpAddr),
+    accounts: Mutex<HashMap<Owner, Weak<Account>>>,
 }
 
 /// What one client holds, on all its connections.
 struct Account {
-    key: Key,
+    key: Owner,
     used: AtomicUsize,
     ledger: Arc<Ledger>,
 }
@@ -85,10 +80,7 @@ impl Budgets {
 
     /// A charge of nothing, on the account of `peer`.
     pub(super) fn open(&self, peer: Peer) -> Charge {
-        let key = match peer {
-            Peer::Process { uid, .. } => Key::User(uid),
-            Peer::Address(address) => Key::Address(address.ip().to_canonical()),
-        };
+        let key = Owner::from(peer);
         let mut accounts = self.0.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let account = accounts.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
             let account = Arc::new(Account { key, used: AtomicUsize::new(0), ledger: self.0.clone() });

@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -28,10 +28,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, JwtSnapshot},
-    lifecycle::{self, PartError},
-    listen::{self, Bound, ListenError, Socket, accept::accept, http::Meter},
+    lifecycle::{self, Latch, PartError, Readiness},
+    listen::{
+        self, Bound, ListenError, Socket, Troubles,
+        accept::accept,
+        connections::{Bounds, Connections},
+        descriptors::Share,
+        guard::Hosts,
+        http::Meter,
+    },
     systemd::Handed,
-    telemetry::metrics::HttpMetrics,
+    telemetry::{
+        journal::Journal,
+        metrics::{ConnectionMetrics, HttpMetrics},
+    },
 };
 use connection::Verifiers;
 use pages::{Known, Pages, Renderer};
@@ -42,19 +52,23 @@ use pages::{Known, Pages, Renderer};
 const JWT_KEYS_PATIENCE: Duration = Duration::from_secs(5);
 /// Concurrent connections, all peers together; idle ones are closed.
 const CONNECTIONS: usize = 1024;
+/// Those of one user, or of one address.
+const CONNECTIONS_PER_PEER: usize = 512;
 
 /// Where the documents are served, and how long they are good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// None: the endpoint is off.
     pub listeners: Vec<listen::Config>,
+    /// Names besides `localhost` that requests over TCP may be addressed to, without port.
+    pub hosts: Vec<String>,
     /// How often consumers shall look again: `Cache-Control: max-age` and `spiffe_refresh_hint`, in whole seconds.
     pub refresh_hint: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listeners: Vec::new(), refresh_hint: Duration::from_secs(60) }
+        Self { listeners: Vec::new(), hosts: Vec::new(), refresh_hint: Duration::from_secs(60) }
     }
 }
 
@@ -63,7 +77,12 @@ pub struct BundleEndpoint {
     config: Config,
     drain_deadline: Duration,
     sockets: Vec<Socket>,
+    troubles: Troubles,
+    /// The condition that clients reach the sockets, for whoever has it.
+    listening: Option<Latch>,
+    journal: Journal,
     metrics: HttpMetrics,
+    connections: ConnectionMetrics,
 }
 
 impl BundleEndpoint {
@@ -80,17 +99,28 @@ impl BundleEndpoint {
     /// # Errors
     /// As of [`BundleEndpoint::bind`].
     pub async fn bind_handed(config: Config, drain_deadline: Duration, handed: &Handed) -> Result<Self, ListenError> {
-        let mut sockets = Vec::new();
+        let (mut sockets, troubles) = (Vec::new(), Troubles::default());
         for listener in &config.listeners {
-            sockets.push(Socket::open(listener, handed).await?);
+            sockets.push(Socket::open(listener, handed, &troubles).await?);
         }
-        Ok(Self { config, drain_deadline, sockets, metrics: HttpMetrics::default() })
+        let (metrics, connections) = (HttpMetrics::default(), ConnectionMetrics::default());
+        let (listening, journal) = (None, Journal::default());
+        Ok(Self { config, drain_deadline, sockets, troubles, listening, journal, metrics, connections })
     }
 
     /// Counts with these.
     #[must_use]
-    pub fn with_metrics(mut self, metrics: HttpMetrics) -> Self {
-        self.metrics = metrics;
+    pub fn with_metrics(self, metrics: HttpMetrics, connections: ConnectionMetrics) -> Self {
+        Self { metrics, connections, ..self }
+    }
+
+    /// Makes it a condition of readiness that clients reach the listeners, if there are any, and notes when they do not.
+    #[must_use]
+    pub fn with_readiness(mut self, readiness: &Readiness, journal: &Journal) -> Self {
+        if !self.sockets.is_empty() {
+            self.listening = Some(readiness.latch("bundle_listeners", "not accepting yet"));
+        }
+        self.journal = journal.clone();
         self
     }
 
@@ -117,15 +147,21 @@ impl BundleEndpoint {
         }
         let stop = stop.child_token();
         let (publish, pages) = watch::channel(Arc::new(Pages::default()));
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let all = Share::Verifiers.at_most(CONNECTIONS);
+        let bounds = Bounds { all, of_peer: CONNECTIONS_PER_PEER, interrupts: true };
+        let connections = Connections::new(bounds, self.connections, "bundles");
+        // What `bootstrap --verify-jwt` calls it.
+        let names = self.config.hosts.into_iter().chain(["spiffe-sds".to_owned()]).collect();
+        let hosts = Arc::new(Hosts { names, any_address: false });
         let meter = Meter::new(self.metrics, "bundles");
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Renderer::new(self.config.refresh_hint), x509, jwt, publish, stop.clone()));
+        tasks.spawn(listen::follow(self.troubles, self.listening, self.journal, stop.clone()));
         for socket in self.sockets {
-            let (pages, slots, drain) = (pages.clone(), slots.clone(), stop.clone());
+            let (pages, hosts, drain) = (pages.clone(), hosts.clone(), stop.clone());
             let (meter, deadline) = (meter.clone(), self.drain_deadline);
-            let verifiers = Verifiers { pages, meter, drain: drain.clone(), drain_deadline: deadline };
-            tasks.spawn(accept(socket, verifiers, slots, drain));
+            let verifiers = Verifiers { pages, hosts, meter, drain: drain.clone(), drain_deadline: deadline };
+            tasks.spawn(accept(socket, verifiers, connections.clone(), drain));
         }
         lifecycle::together(tasks, &stop).await
     }

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -26,6 +27,7 @@ use envoy_types::pb::{
     google::protobuf::Timestamp,
 };
 use futures_util::{Stream, StreamExt as _};
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::registry::{NameView, State, StreamView, Streams};
@@ -37,11 +39,15 @@ const REQUEST: usize = 64 << 10;
 /// The service, for the admin listener.
 #[must_use]
 pub fn service(streams: Streams) -> ClientStatusDiscoveryServiceServer<impl ClientStatusDiscoveryService> {
-    ClientStatusDiscoveryServiceServer::new(Csds { streams }).max_decoding_message_size(REQUEST)
+    ClientStatusDiscoveryServiceServer::new(Csds { streams, turn: Arc::new(Semaphore::new(1)) })
+        .max_decoding_message_size(REQUEST)
 }
 
+#[derive(Clone)]
 struct Csds {
     streams: Streams,
+    /// One answer is made at a time, aside from the threads that serve proxies.
+    turn: Arc<Semaphore>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
@@ -54,8 +60,11 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let streams = self.streams.clone();
-        let answers = request.into_inner().map(move |request| answer(&streams, &request?));
+        let csds = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let csds = csds.clone();
+            async move { csds.answer(request?).await }
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -63,7 +72,21 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        answer(&self.streams, request.get_ref()).map(Response::new)
+        self.answer(request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl Csds {
+    /// The answer to a request that is here as a whole.
+    async fn answer(&self, request: ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+        let (streams, turn) = (self.streams.clone(), self.turn.clone());
+        let turn = turn.acquire_owned().await.map_err(|_| Status::unavailable("the server is going away"))?;
+        let made = spawn_blocking(move || {
+            let answer = answer(&streams, &request);
+            drop(turn);
+            answer
+        });
+        made.await.map_err(|_| Status::internal("the answer cannot be made"))?
     }
 }
 

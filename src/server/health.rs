@@ -13,7 +13,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::service::{Aggregated, Secrets};
 use crate::{
     identity::Availability,
-    lifecycle::{Condition, Readiness, heartbeat},
+    lifecycle::{Condition, Question, Readiness, heartbeat},
 };
 
 /// What is reported on: the whole server and both services, which always say the same.
@@ -29,6 +29,7 @@ pub(super) fn judge(
     let (heartbeat, mut responder) = heartbeat("judge of readiness");
     readiness.depends_on(heartbeat);
     async move {
+        let mut asked: Option<Question> = None;
         loop {
             let verdict = {
                 let state = states.borrow_and_update();
@@ -44,9 +45,13 @@ pub(super) fn judge(
                     None
                 }
             };
+            // Judged anew by whoever asks: what was true a moment ago is not the answer.
+            if let Some(question) = asked.take() {
+                question.answer();
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = responder.answer() => {}
+                question = responder.question() => asked = Some(question),
                 changed = states.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {}
             }

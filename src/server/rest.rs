@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use tonic::{Code, Status, body::Body, service::Routes};
@@ -36,7 +36,7 @@ use crate::{
     xds::{Node, Resource, Version},
 };
 
-const PATH: &str = "/v3/discovery:secrets";
+pub(super) const PATH: &str = "/v3/discovery:secrets";
 
 /// Serves REST beside the gRPC services, over HTTP/1.1 and HTTP/2.
 pub(super) fn add(routes: Routes, shared: Arc<Shared>) -> Routes {
@@ -70,6 +70,10 @@ where
 {
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "POST a DiscoveryRequest as JSON");
+    }
+    // What a web page may send to other origins without being asked for consent first is never JSON.
+    if !is_json(request.headers()) {
+        return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send content-type: application/json");
     }
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the connection has no peer");
@@ -131,6 +135,12 @@ async fn ask(shared: &Shared, asked: json::Asked, mut charge: Charge) -> Result<
     let response = fetch::find(shared, &node, &asked.type_url, asked.resource_names, &mut charge, render)?;
     charge.set(response.body().size_hint().lower() as usize)?;
     Ok(response.map(|body| Body::new(Charged::new(body, charge))))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
 }
 
 fn respond(held: &str, found: &[&Resource]) -> Response<Body> {

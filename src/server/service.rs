@@ -13,7 +13,10 @@ use tonic::{Status, body::Body, server::NamedService};
 
 use super::{Shared, drive::Drive, fetch};
 use crate::{
-    listen::Peer,
+    listen::{
+        Peer,
+        peer::{Refused, StreamBounds},
+    },
     xds::{Service, Wire, WireDelta, WireSotw},
 };
 
@@ -82,17 +85,36 @@ fn stream<W: Wire>(shared: &Arc<Shared>, service: Service, request: Request<Body
     let Some(peer) = request.extensions().get::<Peer>().copied() else {
         return Status::internal("the connection has no peer").into_http();
     };
-    let limit = shared.settings.limits().streams_per_peer;
-    let Some(permit) = shared.peers.admit(peer, limit) else {
-        shared.metrics.refused(peer.class());
-        tracing::warn!(%peer, limit, "stream refused, the peer has as many as it may");
-        return Status::resource_exhausted(format!(
-            "this peer has {limit} streams open, as many as it may; close some or raise limits.streams_per_peer"
-        ))
-        .into_http();
+    let limits = shared.settings.limits();
+    let bounds = StreamBounds { all: limits.streams, of_peer: limits.streams_per_peer };
+    let permit = match shared.peers.admit(peer, bounds) {
+        Ok(permit) => permit,
+        Err(refused) => {
+            shared.metrics.refused(peer.class());
+            return too_many(peer, refused, bounds).into_http();
+        }
     };
     let drive = Drive::<W>::new(shared.clone(), service, peer, permit, request.into_body());
     respond(Body::new(drive))
+}
+
+fn too_many(peer: Peer, refused: Refused, bounds: StreamBounds) -> Status {
+    match refused {
+        Refused::Peer => {
+            let limit = bounds.of_peer;
+            tracing::warn!(%peer, limit, "stream refused, the peer has as many as it may");
+            Status::resource_exhausted(format!(
+                "this peer has {limit} streams open, as many as it may; close some or raise limits.streams_per_peer"
+            ))
+        }
+        Refused::All => {
+            let limit = bounds.all;
+            tracing::warn!(%peer, limit, "stream refused, there are as many as there may be");
+            Status::resource_exhausted(format!(
+                "of {limit} streams there are so many that only peers with few may open more; raise limits.streams"
+            ))
+        }
+    }
 }
 
 /// A gRPC response with this body.

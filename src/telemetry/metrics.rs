@@ -5,6 +5,7 @@
 //! groups. Labels have few values, all of them ours: never a node, a peer or a name that a client asked for.
 //! `docs/metrics.md` lists them all, and a test compares it with this.
 
+mod connections;
 mod histogram;
 mod identity;
 mod outcomes;
@@ -30,6 +31,7 @@ use crate::{
     lifecycle::Readiness,
 };
 
+pub use connections::ConnectionMetrics;
 pub use outcomes::{HttpMetrics, MissedEvents, Outcomes};
 pub use rollout::RolloutMetrics;
 pub use source::SourceMetrics;
@@ -64,6 +66,8 @@ pub struct Parts {
     pub reloads: Outcomes,
     /// Requests for pages and documents.
     pub http: HttpMetrics,
+    /// Connections that there was no room for.
+    pub connections: ConnectionMetrics,
     /// Events that somebody was too slow to hear.
     pub missed: MissedEvents,
     /// Queues of events: events that the slowest listener has not seen yet.
@@ -96,6 +100,7 @@ impl Parts {
         let good = "When a new configuration was last put into force; 0 before the first time";
         self.reloads.register(ours, "reloads", help, "reload", good);
         self.http.register(ours);
+        self.connections.register(ours);
         self.missed.register(ours);
         ours.register_collector(Box::new(identity::Identities::new(self.identities, self.tokens)));
         ours.register_collector(Box::new(readiness::Conditions(self.readiness)));

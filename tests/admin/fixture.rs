@@ -60,6 +60,11 @@ impl Site {
 
     pub(crate) async fn beside(issuer: Arc<DevIssuer>, directory: TempDir, settings: &[(&str, &str)]) -> Self {
         let app = App::bind(&config(&issuer, &directory, settings)).await.unwrap();
+        Self::of(app, issuer, directory)
+    }
+
+    /// A program that was bound with [`config`].
+    pub(crate) fn of(app: App, issuer: Arc<DevIssuer>, directory: TempDir) -> Self {
         let address = app.admin_bound().into_iter().find_map(|bound| match bound {
             Bound::Tcp(address) => Some(address),
             Bound::Unix(_) => None,

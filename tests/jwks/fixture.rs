@@ -27,7 +27,7 @@ use spiffe_sds::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     task::JoinHandle,
 };
@@ -162,7 +162,7 @@ pub(crate) async fn bounded<T>(waiting: impl Future<Output = T>) -> T {
 }
 
 fn request(method: &str, path: &str, header: Option<(&str, &str)>) -> Request<Empty<Bytes>> {
-    let mut request = Request::builder().method(method).uri(path).header("host", "bundles");
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
     if let Some((name, value)) = header {
         request = request.header(name, value);
     }
@@ -177,7 +177,7 @@ async fn whole(response: Response<hyper::body::Incoming>) -> Response<Bytes> {
 /// One request over HTTP/1.1.
 pub(crate) async fn http1<I>(io: I, method: &str, path: &str, header: Option<(&str, &str)>) -> Response<Bytes>
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     bounded(async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
@@ -192,13 +192,13 @@ where
 /// The same over HTTP/2 with prior knowledge.
 pub(crate) async fn http2<I>(io: I, method: &str, path: &str) -> Response<Bytes>
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     bounded(async {
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io));
         let (mut sender, connection) = handshake.await.unwrap();
         let driver = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(format!("http://bundles{path}"));
+        let request = Request::builder().method(method).uri(format!("http://localhost{path}"));
         let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
         let response = whole(response).await;
         driver.abort();
@@ -208,7 +208,7 @@ where
 }
 
 /// Writes bytes and reads what comes back until the other side closes.
-pub(crate) async fn raw(mut stream: UnixStream, bytes: &[u8]) -> String {
+pub(crate) async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> String {
     bounded(async {
         // The other side may close before it has read everything.
         let _ = stream.write_all(bytes).await;

@@ -202,6 +202,70 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     }
 }
 
+#[tokio::test]
+async fn idle_connections_make_room_and_busy_ones_do_not() {
+    let world = World::with(|setup| setup.server.limits.connections = 4).await;
+    let mut neighbour = Neighbour::of(&world).await;
+    let mut idle = Vec::new();
+    // Each takes the place of the one before it that has been idle for longest.
+    for _ in 0..40 {
+        let mut io = UnixStream::connect(world.socket()).await.unwrap();
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        // The server's settings: it has taken this connection in.
+        bounded(io.read_exact(&mut [0; 9])).await.unwrap();
+        idle.push(io);
+    }
+    let mut newcomer = Sotw::secrets(&world.tcp().await).await;
+    newcomer.subscribe(["default"]).await;
+    newcomer.expect(["default"]).await;
+    neighbour.is_unaffected(&world).await;
+    // Those that had to go were hung up on.
+    for mut gone in idle.into_iter().take(36) {
+        let _ = bounded(gone.read_to_end(&mut Vec::new())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_has_a_share_of_connections() {
+    let world = World::with(|setup| setup.server.limits.connections_per_peer = 2).await;
+    let (mut first, _second) = (Neighbour::of(&world).await, Neighbour::of(&world).await);
+    let third = tokio::spawn({
+        let socket = world.socket();
+        async move {
+            let mut client = Sotw::secrets(&unix_channel(socket).await).await;
+            client.subscribe(["default"]).await;
+            client.expect(["default"]).await;
+        }
+    });
+    // Another peer is let in at once.
+    let mut over_tcp = Sotw::secrets(&world.tcp().await).await;
+    over_tcp.subscribe(["default"]).await;
+    over_tcp.expect(["default"]).await;
+    first.is_unaffected(&world).await;
+    assert!(!third.is_finished());
+    drop(first);
+    bounded(third).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_answers_unread_is_hung_up_on() {
+    let world = World::start().await;
+    let mut io = UnixStream::connect(world.socket()).await.unwrap();
+    let request = "POST /v3/discovery:secrets HTTP/1.1\r\nhost: sds\r\ncontent-length: 0\r\n\r\n";
+    // Until the answers, of which not one is read, fill every buffer on the way, and then no longer.
+    let flood = async {
+        loop {
+            if let Err(error) = io.write_all(request.as_bytes()).await {
+                return error;
+            }
+        }
+    };
+    tokio::time::pause();
+    tokio::time::timeout(Duration::from_secs(60), flood).await.expect("it keeps its place");
+    tokio::time::resume();
+    Neighbour::of(&world).await.is_unaffected(&world).await;
+}
+
 /// Paused time passes as soon as nobody has anything to do.
 #[tokio::test]
 async fn a_client_that_never_speaks_is_shown_the_door() {

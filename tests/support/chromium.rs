@@ -26,6 +26,11 @@ pub struct Browser {
 impl Browser {
     /// A headless Chromium that asks nobody but the pages it is sent to.
     pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn with(more: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -53,6 +58,7 @@ impl Browser {
             "--disable-dev-shm-usage",
             &data,
         ];
+        let flags: Vec<_> = flags.iter().chain(more).collect();
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": flags },
             "goog:loggingPrefs": { "browser": "ALL" },

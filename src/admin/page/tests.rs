@@ -28,7 +28,11 @@ fn router(streams: crate::server::Streams) -> Router {
     for number in 0..3_000 {
         sight.journal.note(Weight::Notice, "resource_sent", "default", &number.to_string(), &"envoy");
     }
-    Router::new().route("/", get(page)).route("/debug/clients", get(debug::clients)).with_state(Arc::new(sight))
+    Router::new()
+        .route("/", get(page))
+        .route("/debug/clients", get(debug::clients))
+        .layer(Extension(Transport::Unix))
+        .with_state(Arc::new(sight))
 }
 
 async fn body(router: &Router, path: &str) -> String {

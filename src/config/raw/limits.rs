@@ -10,10 +10,17 @@ pub(in crate::config) struct Limits {
     /// Concurrent streams on one connection. Envoy opens one stream for each secret it subscribes to.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
     pub(in crate::config) streams_per_connection: Option<u32>,
-    /// Concurrent streams of one peer, all its connections together.
+    /// Concurrent streams of one peer, all its connections together. A peer is a user; over TCP an address.
     #[schemars(range(min = 1, max = 10_000_000), extend("default" = 32_768))]
     pub(in crate::config) streams_per_peer: Option<u32>,
-    /// Concurrent connections, all peers together.
+    /// Concurrent streams, all peers together. The last eighth is for peers that have few.
+    #[schemars(range(min = 1, max = 10_000_000), extend("default" = 65_536))]
+    pub(in crate::config) streams: Option<u32>,
+    /// Concurrent connections of one peer: of a user; over TCP of an address.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 8_192))]
+    pub(in crate::config) connections_per_peer: Option<u32>,
+    /// Concurrent connections, all peers together. Of the files that the process may open five in eight are for these; if that
+    /// is fewer, it counts. When there are as many, idle connections are closed for new ones.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 16_384))]
     pub(in crate::config) connections: Option<u32>,
     /// Names that one stream may subscribe to.

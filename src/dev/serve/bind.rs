@@ -10,7 +10,7 @@ use std::{
 use tokio::net::{TcpListener, UnixListener};
 
 use super::Io;
-use crate::{dev::DevError, source::Endpoint};
+use crate::{dev::DevError, listen::unix::listening, source::Endpoint};
 
 /// A bound endpoint.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ pub(in crate::dev) async fn bind(
         Endpoint::Unix(path) => {
             let failed = |source| DevError::Listen { endpoint: format!("unix://{}", path.display()), source };
             remove_stale(path)?;
-            let listener = UnixListener::bind(path).map_err(failed)?;
+            let admit = || fs::set_permissions(path, fs::Permissions::from_mode(mode));
+            let listener = listening(path, admit, |_, source| source).map_err(failed)?;
             let file = SocketFile::new(path).map_err(failed)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
             Ok((Bound::Unix(listener), endpoint.clone(), Some(file)))
         }
         Endpoint::Tcp(address) if !address.ip().is_loopback() => Err(DevError::NotLoopback(*address)),

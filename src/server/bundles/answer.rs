@@ -36,6 +36,11 @@ pub(super) fn answer<B>(pages: &Pages, request: &Request<B>) -> Response<Full<By
     }
 }
 
+/// The response to a request that is not for us.
+pub(super) fn refused(status: StatusCode, reason: &'static str) -> Response<Full<Bytes>> {
+    refusal(status, reason, true)
+}
+
 fn document(page: &Page, asked: &HeaderMap, with_body: bool) -> Response<Full<Bytes>> {
     let mut response = if is_held(asked, &page.etag) {
         let mut response = Response::new(Full::default());

@@ -182,7 +182,7 @@ impl StreamMetrics {
             "Streams that ended, by gRPC status; none is a client that went away",
             it.closed.clone(),
         );
-        let help = "Streams that were not admitted, because the peer had as many as it may";
+        let help = "Streams that were not admitted, because the peer had as many as it may, or there were as many as there may be";
         registry.register("streams_refused", help, it.refused.clone());
         registry.register("requests", "Requests on streams", it.requests.clone());
         let help = "Requests with a stale nonce, and requests for the same again";
