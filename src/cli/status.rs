@@ -275,13 +275,16 @@ impl Status {
                 let short = |version: &Option<String>| {
                     version.as_deref().map_or("-", |version| version.get(..10).unwrap_or(version)).to_owned()
                 };
+                let sent = if name.sent == name.held { "-".to_owned() } else { short(&name.sent) };
+                let state = if name.never { "never".to_owned() } else { name.state.clone() };
                 let cells = [
                     line(&stream.node),
                     line(&stream.peer),
                     format!("{} {}", stream.service, stream.variant),
                     line(&name.name),
-                    name.state.clone(),
+                    state,
                     short(&name.held),
+                    sent,
                     short(&name.current),
                     line(name.rejection.as_deref().unwrap_or_default()),
                 ];
@@ -293,8 +296,11 @@ impl Status {
             "Clients: {} streams; names: {} synced, {} stale, {} not sent, {} rejected",
             totals.streams, totals.synced, totals.stale, totals.not_sent, totals.error
         );
-        let mut text =
-            table(&title, &["NODE", "PEER", "PROTOCOL", "NAME", "STATE", "HOLDS", "CURRENT", "REJECTION"], rows);
+        let mut text = table(
+            &title,
+            &["NODE", "PEER", "PROTOCOL", "NAME", "STATE", "HOLDS", "SENT", "CURRENT", "REJECTION"],
+            rows,
+        );
         let shown = self.clients.streams.len();
         if shown < self.clients.matched {
             text.push_str(&format!("{shown} of {} streams; more with --limit\n", self.clients.matched));

@@ -141,14 +141,15 @@ fn config(name: String, view: &NameView) -> GenericXdsConfig {
     let version = || view.held.as_ref().map(ToString::to_string).unwrap_or_default();
     let error = view.rejection.as_ref().map(|words| UpdateFailureState {
         details: words.to_string(),
-        version_info: version(),
+        version_info: view.rejected.as_ref().map(ToString::to_string).unwrap_or_default(),
+        last_update_attempt: view.sent.map(timestamp),
         ..UpdateFailureState::default()
     });
     GenericXdsConfig {
         type_url: SECRET_TYPE_URL.to_owned(),
         name,
         version_info: version(),
-        last_updated: view.sent.map(timestamp),
+        last_updated: view.acked.or(view.sent).map(timestamp),
         config_status: status.into(),
         error_state: error,
         ..GenericXdsConfig::default()

@@ -64,6 +64,8 @@ mod tests {
             name: (*name).to_owned(),
             state: (*state).to_owned(),
             held: None,
+            sent: None,
+            never: false,
             current: None,
             last_sent: None,
             last_ack: None,

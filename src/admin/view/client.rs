@@ -70,6 +70,12 @@ pub struct Name {
     pub state: String,
     /// The version that the client took last: what it uses.
     pub held: Option<String>,
+    /// The version that was sent last. Other than `held`, it was not answered yet, or refused.
+    #[serde(default)]
+    pub sent: Option<String>,
+    /// There is nothing of this name, and never will be for this client.
+    #[serde(default)]
+    pub never: bool,
     /// The version that there is now.
     pub current: Option<String>,
     /// When it was last sent.
@@ -133,6 +139,8 @@ impl From<NameView> for Name {
             name: name.name.to_string(),
             state: name.state.as_str().to_owned(),
             held: name.held.map(|version| bounded(version.as_str())),
+            sent: name.sent_version.map(|version| bounded(version.as_str())),
+            never: name.never,
             current: name.current.map(|version| version.to_string()),
             last_sent: name.sent.map(time),
             last_ack: name.acked.map(time),
@@ -147,6 +155,7 @@ impl Name {
     pub fn label(&self) -> &'static str {
         match self.state.as_str() {
             "synced" => "up to date",
+            "not_sent" if self.never => "never",
             "not_sent" => "not sent",
             "stale" => "waiting for its answer",
             _ => "rejected",
