@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use spiffe_sds::cli::{self, Cli};
 
-/// Gives memory back once a crowd of clients has gone, which glibc's keeps for the next one.
+/// On trial, not yet compared with glibc's: docs/adr/0030-byte-budgets.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
