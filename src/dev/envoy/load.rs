@@ -36,7 +36,7 @@ pub struct Running {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// All requests that have an outcome.
     pub requests: u64,
