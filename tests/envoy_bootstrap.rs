@@ -10,9 +10,11 @@ mod support;
 
 use std::{
     fs,
+    io::{Read as _, Seek as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use spiffe_sds::{
@@ -56,14 +58,30 @@ fn injector(sds: Sds, tls: Tls, token: &str) -> Bootstrap {
 
 /// What `envoy --mode validate` says of a file: nothing, or why not.
 fn validate(envoy: &EnvoyBinary, file: &Path) -> Result<(), String> {
-    let output = Command::new(envoy.path())
+    let mut said = tempfile::tempfile().unwrap();
+    let mut child = Command::new(envoy.path())
         .args(["--mode", "validate", "--disable-hot-restart", "--log-level", "warning", "-c"])
         .arg(file)
-        .output()
+        .stdout(Stdio::null())
+        .stderr(said.try_clone().unwrap())
+        .spawn()
         .unwrap();
-    match output.status.success() {
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > 2 * BOUND {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut text = String::new();
+    said.rewind().unwrap();
+    said.read_to_string(&mut text).unwrap();
+    match status.success() {
         true => Ok(()),
-        false => Err(format!("{} {}: {}", envoy.version(), file.display(), String::from_utf8_lossy(&output.stderr))),
+        false => Err(format!("{} {}: {status} {text}", envoy.version(), file.display())),
     }
 }
 

@@ -38,11 +38,17 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("no chromedriver ({error}): apt-get install chromium chromium-driver"));
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| {
-            let line = line.unwrap();
-            line.split_once("started successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned())
+        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let (found, port) = std::sync::mpsc::channel();
+        // It reads on, so that the driver can write on.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, port)) = line.split_once("started successfully on port ") {
+                    let _ = found.send(port.trim_end_matches('.').to_owned());
+                }
+            }
         });
+        let port = port.recv_timeout(super::world::BOUND);
         let address = format!("127.0.0.1:{}", port.expect("chromedriver says on which port it is")).parse().unwrap();
         let mut browser = Self { driver, address, session: String::new(), profile };
         let data = format!("--user-data-dir={}", browser.profile.path().display());
