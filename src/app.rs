@@ -204,6 +204,7 @@ impl App {
             http: self.http.clone(),
             connections: self.connections.clone(),
             missed: self.missed.clone(),
+            logs: self.logs.clone(),
             queues: vec![("stream", self.server.events_queued()), ("renewal", self.supervisor.events_queued())],
         };
         parts.exposition()

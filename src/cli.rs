@@ -26,6 +26,8 @@ use std::{
     io::{self, Write as _},
     os::fd::AsFd as _,
     process::ExitCode,
+    sync::OnceLock,
+    time::Duration,
 };
 
 use anstyle::{AnsiColor, Style};
@@ -44,6 +46,13 @@ const VERSION: &str = concat!(
     env!("SPIFFE_SDS_FEATURES"),
     ")"
 );
+
+use crate::{printable, telemetry::logs};
+
+/// How long the end of the process waits for the reader of standard output.
+const LAST: Duration = Duration::from_millis(500);
+/// Standard output of a program that must not wait for its reader.
+static ASIDE: OnceLock<logs::Queue> = OnceLock::new();
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -130,10 +139,27 @@ impl Cli {
 
 /// Prints an error with its causes, once, and tells the exit code that belongs to it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    // Nothing is left to do if even this cannot be written.
-    let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {error:#}");
+    let text = format!("{error:#}");
+    note(&format!("{ERROR}error:{ERROR:#} {}\n", printable::lines(&text)));
     let configuration = error.chain().any(<dyn std::error::Error>::is::<crate::config::Error>);
     ExitCode::from(if configuration { 2 } else { 1 })
+}
+
+/// Waits for what was printed to be read, but not for ever. Call it before the process ends.
+pub fn flush() {
+    logs::flush();
+    if let Some(output) = ASIDE.get() {
+        output.flush(LAST);
+    }
+}
+
+/// Writes to standard error, for people.
+fn note(text: &str) {
+    let text = if colored() { text.into() } else { anstream::adapter::strip_str(text).to_string() };
+    if !logs::print(&text) {
+        // Nothing is left to do if even this cannot be written.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }
 
 /// Whether logs, which go to standard error, are coloured.
@@ -141,8 +167,36 @@ fn colored() -> bool {
     anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
 }
 
-/// Writes to standard output, where a reader that has seen enough (`| head`) is no error.
+/// From now on nobody waits for who reads standard output: for programs that serve others meanwhile.
+fn print_aside() -> io::Result<()> {
+    let _ = ASIDE.set(logs::Queue::start("output", io::stdout())?);
+    Ok(())
+}
+
+/// Writes text for people to standard output, where a reader that has seen enough (`| head`) is no error. What others have
+/// put into it moves and hides nothing.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_as_it_is(&printable::styled(text))
+}
+
+/// The same for JSON.
+fn print_json(text: &str) -> anyhow::Result<()> {
+    print_as_it_is(&printable::json(text))
+}
+
+/// The same as JSON or for people, as `json` wants it.
+fn print_either(json: bool, machine: impl FnOnce() -> String, people: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if json { print_json(&machine()) } else { print(&people()) }
+}
+
+/// The same for what is entirely ours, or for programs.
+fn print_as_it_is(text: &str) -> anyhow::Result<()> {
+    if let Some(output) = ASIDE.get() {
+        let plain = anstream::AutoStream::choice(&io::stdout()) == anstream::ColorChoice::Never;
+        let text = if plain { anstream::adapter::strip_str(text).to_string() } else { text.to_owned() };
+        output.put(text.as_bytes());
+        return Ok(());
+    }
     let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -13,6 +13,7 @@ mod compose;
 mod diff;
 mod env;
 mod error;
+mod file;
 mod raw;
 mod scalar;
 mod shape;
@@ -20,16 +21,12 @@ mod shape;
 mod tests;
 mod tree;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 pub use diff::{Change, Setting, changes, diff, settings};
 pub use env::{ADMIN, FILE};
 pub use error::{Error, Origin, Problem, Problems};
+pub use file::File;
 pub use shape::{Key, keys, schema};
 
 use crate::{
@@ -72,15 +69,6 @@ pub struct Sources {
     pub flags: Vec<Flag>,
 }
 
-/// A configuration file that was read.
-#[derive(Clone, Debug)]
-pub struct File {
-    /// As the user named it; error messages do too.
-    pub path: PathBuf,
-    /// YAML.
-    pub text: String,
-}
-
 /// A flag that stands for a key of the file.
 #[derive(Clone, Debug)]
 pub struct Flag {
@@ -90,19 +78,6 @@ pub struct Flag {
     pub key: String,
     /// As a variable would hold it: lists have commas.
     pub value: String,
-}
-
-impl File {
-    /// Reads the file at `path`.
-    ///
-    /// # Errors
-    /// [`Error::Read`] if that is not possible.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        match fs::read_to_string(path) {
-            Ok(text) => Ok(Self { path: path.to_owned(), text }),
-            Err(source) => Err(Error::Read { path: path.to_owned(), source }),
-        }
-    }
 }
 
 impl Config {

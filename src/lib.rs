@@ -25,6 +25,7 @@ pub mod identity;
 pub mod lifecycle;
 pub mod listen;
 pub mod output;
+pub mod printable;
 pub mod secret;
 pub mod server;
 pub mod source;

@@ -2,6 +2,7 @@
 
 mod heartbeat;
 mod readiness;
+mod secrecy;
 
 use thiserror::Error;
 use tokio::{
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use heartbeat::{Heartbeat, Question, Responder, heartbeat};
 pub use readiness::{Condition, Latch, Readiness};
+pub use secrecy::keep_memory_private;
 
 /// Why a part of the program ended that was not told to.
 #[derive(Debug, Error)]
@@ -44,11 +46,11 @@ pub async fn together(mut tasks: JoinSet<()>, stop: &CancellationToken) -> Resul
 }
 
 /// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, for an operator
-/// who does not want to wait for the drain.
+/// who does not want to wait for the drain; `last` is what is done before.
 ///
 /// # Errors
 /// When the operating system does not let signals be watched.
-pub fn stop_on_signals() -> std::io::Result<CancellationToken> {
+pub fn stop_on_signals(last: fn()) -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = stop.clone();
@@ -60,6 +62,7 @@ pub fn stop_on_signals() -> std::io::Result<CancellationToken> {
             };
             if urgent {
                 tracing::warn!(signal = name, "second signal, ending without a drain");
+                last();
                 std::process::exit(130);
             }
             tracing::info!(signal = name, "draining; a second signal ends at once");

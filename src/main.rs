@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mimalloc::MiMalloc;
 use spiffe_sds::cli::{self, Cli};
+use zeroizing_alloc::ZeroAlloc;
 
-/// On trial, not yet compared with glibc's: docs/adr/0030-byte-budgets.md.
+/// Wipes what is freed: keys pass through buffers of libraries, which do not (docs/adr/0027-wiping-allocator.md). mimalloc is
+/// on trial, not yet compared with glibc's: docs/adr/0030-byte-budgets.md.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 /// Work comes in bursts, one per rotation, and is over in milliseconds: more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
@@ -24,5 +27,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error.into()),
     };
-    outcome.unwrap_or_else(|error| cli::report(&error))
+    let code = outcome.unwrap_or_else(|error| cli::report(&error));
+    cli::flush();
+    code
 }

@@ -171,8 +171,8 @@ impl Outputs {
 struct Output {
     config: Arc<Config>,
     outlet: Outlet,
-    /// What went wrong last, to be told once.
-    failed: Option<Arc<str>>,
+    /// The kind of what went wrong last, to be told once.
+    failed: Option<String>,
     failures: u32,
 }
 
@@ -183,6 +183,16 @@ enum Failure {
     Render(#[from] RenderError),
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl Failure {
+    /// The same for failures of one cause: a disk that is full refuses another file, of another generation, each time.
+    fn kind(&self) -> String {
+        match self {
+            Self::Write(WriteError::Io { source, .. }) => source.kind().to_string(),
+            other => logs::chain(other),
+        }
+    }
 }
 
 impl Output {
@@ -246,8 +256,9 @@ impl Output {
     fn failure(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
         let error: Arc<str> = logs::chain(failure).into();
-        let news = self.failed.as_ref() != Some(&error);
-        self.failed = Some(error.clone());
+        let kind = failure.kind();
+        let news = self.failed.as_ref() != Some(&kind);
+        self.failed = Some(kind);
         let directory = self.config.directory.as_path().into();
         self.outlet.report(OutputEvent::Failed { directory, error, failures: self.failures }, news);
     }

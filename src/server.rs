@@ -10,7 +10,6 @@ mod connection;
 pub mod csds;
 mod drive;
 mod fetch;
-mod flood;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -64,7 +63,6 @@ use crate::{
 };
 use budget::Budgets;
 use connection::Clients;
-use flood::Floods;
 use publish::Publisher;
 use service::{Aggregated, Secrets};
 use shared::Shared;
@@ -150,7 +148,7 @@ impl Server {
         let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (steering, settings) = live::channel(config, secrets.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets);
-        let floods = Floods::new(secrets.names.templates());
+        let unusable = shared::Unusable::new(secrets.names.templates());
         let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let metrics = StreamMetrics::default();
         let shared = Shared {
@@ -164,7 +162,7 @@ impl Server {
             streams: Streams::default(),
             journal: Journal::default(),
             metrics,
-            floods,
+            unusable,
             anonymous,
             traces: OnceLock::new(),
         };

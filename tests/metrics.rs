@@ -88,6 +88,7 @@ fn everything() -> String {
         http,
         connections,
         missed,
+        logs: None,
         queues: vec![("stream", Box::new(|| 0))],
     };
     parts.exposition().render().unwrap()

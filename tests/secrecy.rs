@@ -5,13 +5,16 @@
 mod support;
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::File,
     os::unix::fs::FileExt as _,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use pem_rfc7468::LineEnding;
 use spiffe_sds::{
@@ -27,7 +30,10 @@ use support::{
     world::{DOMAIN, World, bounded, eventually, id, td},
     xds::{Delta, Raw, Sotw, framed, request},
 };
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
 
 const STREAM: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 
@@ -150,12 +156,53 @@ impl Drop for Program {
 }
 
 impl Program {
+    /// Its memory can be read by this test whatever user that runs as.
+    async fn serve(source: &Path, socket: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
+            .env_clear()
+            .args(["serve", "--allow-core-dumps", "--set", "secrets.rollout_hold=0s"])
+            .arg("--endpoint")
+            .arg(format!("unix://{}", source.display()))
+            .arg("--listen")
+            .arg(format!("unix://{}", socket.display()))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let program = Self(child);
+        eventually("the program listens", || std::os::unix::net::UnixStream::connect(socket).is_ok()).await;
+        program
+    }
+
     /// How often `needle` is in writable memory.
     fn copies(&self, needle: &[u8]) -> usize {
+        self.regions().iter().map(|region| count(region, needle)).sum()
+    }
+
+    /// How often each of these is, all of one length.
+    fn copies_of(&self, needles: &[Vec<u8>]) -> Vec<usize> {
+        let length = needles[0].len();
+        let places: HashMap<&[u8], usize> =
+            needles.iter().enumerate().map(|(place, needle)| (needle.as_slice(), place)).collect();
+        let starts: HashSet<[u8; 4]> = needles.iter().map(|needle| needle[..4].try_into().unwrap()).collect();
+        let mut copies = vec![0; needles.len()];
+        for region in self.regions() {
+            for window in region.windows(length).filter(|window| window[0] != 0) {
+                if starts.contains(&window[..4])
+                    && let Some(place) = places.get(window)
+                {
+                    copies[*place] += 1;
+                }
+            }
+        }
+        copies
+    }
+
+    /// Writable memory.
+    fn regions(&self) -> Vec<Vec<u8>> {
         let pid = self.0.id();
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-        let mut copies = 0;
+        let mut regions = Vec::new();
         for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
             let (start, rest) = line.split_once('-').unwrap();
             let (end, _) = rest.split_once(' ').unwrap();
@@ -163,10 +210,10 @@ impl Program {
             let mut region = vec![0; usize::try_from(end - start).unwrap()];
             // Some regions are the kernel's own.
             if memory.read_exact_at(&mut region, start).is_ok() {
-                copies += count(&region, needle);
+                regions.push(region);
             }
         }
-        copies
+        regions
     }
 }
 
@@ -181,19 +228,7 @@ fn count(haystack: &[u8], needle: &[u8]) -> usize {
 async fn more_clients_do_not_mean_more_copies_of_a_key() {
     let world = World::prepare(|_| {}).await;
     let spiffe_sds::source::Endpoint::Unix(api) = world.issuer.endpoint().clone() else { panic!("not a socket") };
-    let child = Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
-        .env_clear()
-        .arg("serve")
-        .arg("--endpoint")
-        .arg(format!("unix://{}", api.display()))
-        .arg("--listen")
-        .arg(format!("unix://{}", world.socket().display()))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let program = Program(child);
-    eventually("the program listens", || std::os::unix::net::UnixStream::connect(world.socket()).is_ok()).await;
-
+    let program = Program::serve(&api, &world.socket()).await;
     let mut connection = Raw::connect(UnixStream::connect(world.socket()).await.unwrap()).await;
     let mut calls = Vec::new();
     let mut copies = Vec::new();
@@ -218,4 +253,52 @@ async fn more_clients_do_not_mean_more_copies_of_a_key() {
     println!("copies with 100 and with 1,000 streams: {copies:?}");
     assert!(copies[0] > 0, "nothing was found, so this proves nothing");
     assert!(copies[1] <= copies[0] + 5, "copies with 100 and with 1,000 streams: {copies:?}");
+}
+
+/// What a poll over REST answers.
+async fn rest(socket: &Path) -> String {
+    let body = r#"{"resource_names":["default"]}"#;
+    let head =
+        "POST /v3/discovery:secrets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close";
+    let mut io = UnixStream::connect(socket).await.unwrap();
+    io.write_all(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    bounded(io.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+/// SECURITY.md has the numbers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_were_replaced_are_gone() {
+    let world = World::prepare(|_| {}).await;
+    let spiffe_sds::source::Endpoint::Unix(api) = world.issuer.endpoint().clone() else { panic!("not a socket") };
+    let program = Program::serve(&api, &world.socket()).await;
+    let mut client = Sotw::secrets(&world.unix().await).await;
+    client.subscribe(["default"]).await;
+    client.expect(["default"]).await;
+    client.ack().await;
+    let mut needles: Vec<[Vec<u8>; 3]> = Vec::new();
+    for _ in 0..=100 {
+        world.issuer.rotate().unwrap();
+        client.expect(["default"]).await;
+        client.ack().await;
+        assert!(rest(&world.socket()).await.starts_with("HTTP/1.1 200"));
+        let issued = world.svid("workload");
+        let der = issued.svid.key.pkcs8_der();
+        let pem = pem_rfc7468::encode_string("PRIVATE KEY", LineEnding::LF, der).unwrap();
+        let json = Base64::encode_string(pem.as_bytes());
+        needles.push([der[36..68].to_vec(), pem.lines().nth(2).unwrap()[..32].into(), json[80..112].into()]);
+    }
+    let mut kept = Vec::new();
+    for kind in 0..3 {
+        let needles: Vec<_> = needles.iter().map(|needles| needles[kind].clone()).collect();
+        let copies = program.copies_of(&needles);
+        assert!(kind == 2 || copies[100] > 0, "the key in service was not found, so this proves nothing");
+        kept.push(copies);
+    }
+    let former: Vec<usize> = (0..100).map(|key| kept.iter().map(|copies| copies[key]).sum()).collect();
+    let found: Vec<_> = former.iter().enumerate().filter(|(_, copies)| **copies > 0).collect();
+    println!("former keys in memory: {found:?}");
+    assert!(found.len() <= 6 && found.iter().all(|(_, copies)| **copies <= 4), "former keys in memory: {found:?}");
+    assert!(found.iter().all(|(key, _)| *key >= 90), "not even the last ones: {found:?}");
 }

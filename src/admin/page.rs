@@ -7,9 +7,12 @@ mod clients;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Borrow, sync::Arc, time::SystemTime};
+use std::{borrow::Borrow, fmt, sync::Arc, time::SystemTime};
 
-use askama::Template;
+use askama::{
+    Template,
+    filters::{Escaper, Html},
+};
 use axum::{
     Extension, Json,
     extract::{Query, State},
@@ -24,6 +27,7 @@ use super::{
     debug::{Params, Refused},
     view::{self, Clients, Configuration, Event, Identity, InService, LeftOut, Sight, Source, Token, Trust},
 };
+use crate::printable;
 
 use crate::listen::Transport;
 
@@ -39,6 +43,16 @@ const EVENTS: usize = 40;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a browser waits for news before it is told that there is none; less than the guard's patience.
 const NEWS: Duration = Duration::from_secs(8);
+
+/// Escapes what means something in HTML, and what moves, hides or reorders text.
+#[derive(Clone, Copy, Debug)]
+struct Shown;
+
+impl Escaper for Shown {
+    fn write_escaped_str<W: fmt::Write>(&self, dest: W, text: &str) -> fmt::Result {
+        Html.write_escaped_str(dest, &printable::lines(text))
+    }
+}
 
 #[derive(Template)]
 #[template(path = "page.html")]

@@ -41,8 +41,8 @@ pub struct Reload {
     started: Sources,
     /// What was applied last.
     current: Sources,
-    /// The text that was read last, good or bad.
-    seen: Option<String>,
+    /// What was read last: a text, good or bad, or why there was none.
+    seen: Option<Result<String, String>>,
     steering: Steering,
     logs: Option<logs::Control>,
     notifier: Notifier,
@@ -57,7 +57,7 @@ impl Reload {
         notifier: Notifier,
         standing: Standing,
     ) -> Self {
-        let seen = sources.file.as_ref().map(|file| file.text.clone());
+        let seen = sources.file.as_ref().map(|file| Ok(file.text.clone()));
         Self { started: sources.clone(), current: sources, seen, steering, logs, notifier, standing }
     }
 
@@ -93,7 +93,15 @@ impl Reload {
     /// # Errors
     /// The file cannot be read, or is wrong; then nothing has changed.
     pub fn again(&mut self) -> Result<Vec<Change>, ReloadError> {
-        let file = self.current.file.as_ref().map(|file| File::read(&file.path)).transpose();
+        let file = self.read();
+        self.take(file)
+    }
+
+    fn read(&self) -> Result<Option<File>, config::Error> {
+        self.current.file.as_ref().map(|file| File::read(&file.path)).transpose()
+    }
+
+    fn take(&mut self, file: Result<Option<File>, config::Error>) -> Result<Vec<Change>, ReloadError> {
         let file = file.map_err(ReloadError::from).inspect_err(|error| self.standing.refused(error))?;
         self.apply(Sources { file, ..self.current.clone() })
     }
@@ -135,15 +143,20 @@ impl Reload {
         .inspect_err(|error| tracing::error!(%error, "configurations are not read any more, restart after a change"))
     }
 
-    /// One reload, told to systemd and the log. A change in the directory that left the file as it was is none.
+    /// One reload, told to systemd and the log. A change in the directory that left the file as it was, or as bad as it
+    /// was, is none.
     fn reload(&mut self, asked: bool) {
-        let text = self.current.file.as_ref().and_then(|file| File::read(&file.path).ok()).map(|file| file.text);
-        if !asked && text.is_some() && text == self.seen {
+        let file = self.read();
+        let seen = match &file {
+            Ok(file) => file.as_ref().map(|file| Ok(file.text.clone())),
+            Err(error) => Some(Err(logs::chain(error))),
+        };
+        if !asked && seen == self.seen {
             return;
         }
-        self.seen = text;
+        self.seen = seen;
         self.notifier.reloading();
-        match self.again() {
+        match self.take(file) {
             Ok(changes) => {
                 let (live, waiting): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.live);
                 tracing::info!(changes = shown(&live), "configuration reloaded");

@@ -1,9 +1,6 @@
 //! The program as it runs: the parts that serve, and everything that goes on beside them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -55,7 +52,7 @@ impl App {
         beside.spawn(guarded(&stop, self.hooks.run(planned, stop.clone())));
         beside.spawn(guarded(&stop, self.outputs.run(states.clone(), keys.clone(), stop.clone())));
         if let Some(mut warm) = self.warm {
-            warm.begin(&self.store, SystemTime::now());
+            until(stop.clone(), warm.begin(&self.store)).await;
             let status = self.supervisor.status();
             beside.spawn(guarded(&stop, warm.run(self.store.clone(), status, self.denied_grace, stop.clone())));
         }

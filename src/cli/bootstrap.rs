@@ -142,7 +142,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             None => published_hint(&args.bundles, &verifier.trust_domain).await.unwrap_or(verifier.refresh),
         };
     }
-    super::print(&render(args, verifiers)?)?;
+    super::print_as_it_is(&render(args, verifiers)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -90,12 +90,16 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
                 .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
         report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
     }
-    super::print(&if args.json { report.json()? } else { report.tables() })?;
+    if args.json {
+        super::print_json(&report.json()?)?
+    } else {
+        super::print(&report.tables())?
+    }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn told(changes: &[Change], json: bool) -> anyhow::Result<ExitCode> {
-    super::print(&if json { difference::json(changes) } else { difference::lines(changes) })?;
+    super::print_either(json, || difference::json(changes), || difference::lines(changes))?;
     Ok(ExitCode::SUCCESS)
 }
 

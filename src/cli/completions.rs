@@ -26,6 +26,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // first word. In a version that is mended there is nothing to replace.
         script = script.replace("spiffe__subcmd__sds", "spiffe__sds");
     }
-    super::print(&script)?;
+    super::print_as_it_is(&script)?;
     Ok(ExitCode::SUCCESS)
 }

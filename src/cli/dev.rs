@@ -83,8 +83,9 @@ pub(super) struct Identity {
 /// # Errors
 /// If it cannot start.
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let stop = lifecycle::stop_on_signals()?;
+    let stop = lifecycle::stop_on_signals(super::flush)?;
     let directory = tempfile::Builder::new().prefix("spiffe-sds-").tempdir().context("cannot make a directory")?;
+    super::print_aside()?;
     logs::init(&logs::Config { filter: "warn".parse()?, ..logs::Config::default() }, colored())?;
     if args.demo {
         return demo::run(&args, directory.path(), stop).await;

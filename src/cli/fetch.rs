@@ -70,12 +70,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let now = SystemTime::now();
     let rows: Vec<_> =
         config.names.iter().filter_map(|name| answers.secrets.get(name)).map(|secret| Row::new(secret, now)).collect();
-    super::print(&if args.client.json {
+    if args.client.json {
         let errors: Vec<_> = answers.errors.iter().map(ToString::to_string).collect();
-        serde_json::to_string_pretty(&json!({ "secrets": rows, "missing": answers.missing, "errors": errors }))? + "\n"
+        let answer = json!({ "secrets": rows, "missing": answers.missing, "errors": errors });
+        super::print_json(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
     } else {
-        text(&rows, &answers)
-    })?;
+        super::print(&text(&rows, &answers))?;
+    }
     let refused = rows.iter().any(|row| !row.problems.is_empty());
     Ok(if refused || !answers.errors.is_empty() {
         ExitCode::FAILURE
@@ -148,12 +149,13 @@ fn text(rows: &[Row], answers: &Answers) -> String {
         let not_after = row.not_after.clone().unwrap_or_else(|| "-".into());
         let version = row.version.get(..12).unwrap_or(&row.version).to_owned();
         let (name, kind, about) = (row.name.clone(), row.kind.to_owned(), row.about.clone());
-        table.add_row([name, kind, about, row.serial(), not_after, row.left(), version, check.to_owned()]);
+        let cells = [name, kind, about, row.serial(), not_after, row.left(), version, check.to_owned()];
+        table.add_row(cells.map(|cell| xds::shown(&cell)));
     }
     let mut out = if rows.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) };
     for row in rows {
         for problem in &row.problems {
-            out.push_str(&format!("{}: Envoy would refuse it: {problem}\n", row.name));
+            out.push_str(&format!("{}: Envoy would refuse it: {problem}\n", xds::shown(&row.name)));
         }
     }
     for name in &answers.missing {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
+use anyhow::Context as _;
+
 use super::config::{self, flag};
 use crate::{
     app::App,
@@ -33,9 +35,16 @@ pub(super) struct Args {
     /// What is logged: a level, or a list such as info,spiffe_sds::server=debug.
     #[arg(long, value_name = "FILTER", visible_alias = "log-filter", help_heading = "Configuration")]
     log_level: Option<String>,
+    /// Lets debuggers of the same user look into the process, and the kernel write core files of it. They hold private keys.
+    #[arg(long)]
+    allow_core_dumps: bool,
 }
 
 pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
+    if !args.allow_core_dumps {
+        // Before the first key.
+        lifecycle::keep_memory_private().context("cannot keep the memory of this process private")?;
+    }
     let listen = (!args.listen.is_empty()).then(|| args.listen.join(","));
     let flags = [
         flag("--listen", "listeners", listen),
@@ -47,7 +56,7 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let logs = logs::init(config.logs(), super::colored())?;
     listen::descriptors::raise();
     let handed = Handed::receive(&environment, config.systemd().store);
-    let stop = lifecycle::stop_on_signals()?;
+    let stop = lifecycle::stop_on_signals(super::flush)?;
     let app = App::bind_handed(&config, &handed, Notifier::new(&environment)).await?.with_logs(logs);
     tokio::spawn(app.reload(sources).run(stop.clone()));
     app.run(stop).await?;

@@ -7,8 +7,11 @@ use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::admin::{self, encoded};
-use crate::admin::view::{
-    Clients, Condition, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust,
+use crate::{
+    admin::view::{
+        Clients, Condition, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust,
+    },
+    printable,
 };
 
 const HEADER: Style = Style::new().bold();
@@ -111,7 +114,7 @@ async fn watch(args: &Args) -> anyhow::Result<ExitCode> {
         let status = Status::read(args).await?;
         if !args.json {
             // Home, and clear what is below: no flicker, and what was on the screen before stays in its history.
-            super::print("\x1b[H\x1b[2J")?;
+            super::print_as_it_is("\x1b[H\x1b[2J")?;
         }
         status.show(args)?;
         // A rotation is thousands of changes and one picture.
@@ -127,8 +130,11 @@ async fn watch(args: &Args) -> anyhow::Result<ExitCode> {
 
 impl Status {
     fn show(&self, args: &Args) -> anyhow::Result<()> {
-        let text = if args.json { serde_json::to_string_pretty(self)? + "\n" } else { self.tables() };
-        super::print(&text)
+        if args.json {
+            super::print_json(&(serde_json::to_string_pretty(self)? + "\n"))
+        } else {
+            super::print(&self.tables())
+        }
     }
 
     async fn read(args: &Args) -> anyhow::Result<Self> {
@@ -311,7 +317,7 @@ impl Status {
 
 /// A client's words, without what a terminal would obey.
 fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(240).collect()
+    printable::line(&text.chars().take(240).collect::<String>()).into_owned()
 }
 
 fn table(title: &str, header: &[&str], rows: Vec<(Style, Vec<String>)>) -> String {
@@ -321,7 +327,8 @@ fn table(title: &str, header: &[&str], rows: Vec<(Style, Vec<String>)>) -> Strin
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     let styles: Vec<_> = rows.iter().map(|(style, _)| *style).collect();
-    table.add_rows(rows.into_iter().map(|(_, cells)| cells));
+    let shown = |cells: Vec<String>| cells.iter().map(|cell| printable::line(cell).into_owned()).collect::<Vec<_>>();
+    table.add_rows(rows.into_iter().map(|(_, cells)| shown(cells)));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

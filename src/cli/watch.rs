@@ -33,7 +33,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let stop = lifecycle::stop_on_signals()?;
+    let stop = lifecycle::stop_on_signals(|| ())?;
     let mut subscription = client::subscribe(&args.client.client(), args.variant.into()).await?;
     let mut held = BTreeMap::new();
     let mut lines = 0;
@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             xds::save(directory, secret)?;
         }
         let now = SystemTime::now();
-        super::print(&if args.client.json { json_line(&update, now) } else { line(&update, &mut held, now) })?;
+        super::print_either(args.client.json, || json_line(&update, now), || line(&update, &mut held, now))?;
         lines += 1;
     }
     subscription.close().await;

@@ -18,6 +18,7 @@ use crate::{
         self, Endpoint, Secret,
         secret::{Certificate, Content},
     },
+    printable,
 };
 
 /// Where, as whom and what.
@@ -208,7 +209,7 @@ pub(super) fn time(at: SystemTime) -> String {
 
 /// A server's name without what would move the cursor.
 pub(super) fn shown(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    printable::line(name).into_owned()
 }
 
 /// Writes a secret's files, each whole or not at all.

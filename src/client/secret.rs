@@ -167,5 +167,5 @@ fn inline(source: Option<DataSource>) -> Zeroizing<Vec<u8>> {
 
 /// A server's text without what would move a terminal's cursor.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    crate::printable::line(text).into_owned()
 }

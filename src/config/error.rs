@@ -13,6 +13,32 @@ pub enum Error {
         /// What the operating system says.
         source: io::Error,
     },
+    /// It is a pipe, a device, a socket or a directory.
+    #[error("the configuration {} is not a regular file; write it to one", path.display())]
+    NotAFile {
+        /// As it was asked for.
+        path: PathBuf,
+    },
+    /// It is not what it should be.
+    #[error("the configuration file {} is larger than {limit} bytes; is it the right one?", path.display())]
+    TooLarge {
+        /// As it was asked for.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// There is nothing in it: it is about to be written, or the disk was full.
+    #[error("the configuration file {} is empty; write at least a comment to mean the defaults", path.display())]
+    Empty {
+        /// As it was asked for.
+        path: PathBuf,
+    },
+    /// Somebody is writing it.
+    #[error("the configuration file {} changes all the time; write it once, best beside it and then rename it", path.display())]
+    Unsettled {
+        /// As it was asked for.
+        path: PathBuf,
+    },
     /// It was read and is wrong.
     #[error(transparent)]
     Invalid(#[from] Problems),

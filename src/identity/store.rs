@@ -48,6 +48,17 @@ impl IdentityStore {
         replace(&self.of(workload).x509, state)
     }
 
+    /// The same, if nothing is known yet.
+    pub fn publish_first(&self, workload: &Workload, state: Availability) -> bool {
+        self.of(workload).x509.send_if_modified(|current| {
+            let first = *current == Availability::Pending;
+            if first {
+                *current = state;
+            }
+            first
+        })
+    }
+
     /// Replaces what is known about `workload`'s tokens and wakes the watchers, unless nothing changed.
     /// Says whether it did.
     pub fn publish_jwt(&self, workload: &Workload, state: impl Into<Arc<JwtSnapshot>>) -> bool {
@@ -98,5 +109,13 @@ mod tests {
         watch.borrow_and_update();
         assert!(!store.publish(&Workload::Own, ready()));
         assert!(!watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn only_the_first_state_is_the_first() {
+        let (store, denied) = (IdentityStore::new(), Availability::Denied("no".into()));
+        assert!(store.publish_first(&Workload::Own, denied.clone()));
+        assert!(!store.publish_first(&Workload::Own, Availability::Ready(Arc::new(IdentitySnapshot::default()))));
+        assert_eq!(*store.watch(&Workload::Own).borrow(), denied);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, task::Context, time::Duration};
 
-use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{
@@ -177,7 +176,7 @@ impl StreamObserver {
             self.seat.is(self.client.clone());
         }
         if let Some(type_url) = &event.foreign {
-            tracing::warn!(client = %self.client, %type_url, "client asks for a type that is not served, answered with nothing");
+            tracing::warn!(client = %self.client, peer = %self.client.peer, %type_url, "client asks for a type that is not served, answered with nothing");
         }
         let Some(heard) = &event.heard else { return };
         self.since_settled.interest |= heard.opened || heard.added + heard.dropped > 0;
@@ -190,7 +189,7 @@ impl StreamObserver {
         }
         if heard.resent {
             self.meter.mismatch(Mismatch::Repeated);
-            tracing::info!(client = %self.client, "client asks for the same again, resending");
+            tracing::info!(client = %self.client, peer = %self.client.peer, "client asks for the same again, resending");
         }
         match &heard.answer {
             Answer::Acked { resource: Some((name, version)), latency } => {
@@ -211,10 +210,8 @@ impl StreamObserver {
                 let detail = rejection.message.as_str();
                 let _push = self.trail.answered(name, version, Verdict::Rejected(detail)).entered();
                 self.seat.nacked(name, version, detail);
-                if let Some(unsaid) = self.shared.floods.rejected.take(Instant::now()) {
-                    self.note(Weight::Problem, "resource_rejected", name.as_str(), detail);
-                    tracing::warn!(client = %self.client, %name, %version, detail, unsaid, "resource rejected by the client, it keeps what it had");
-                }
+                self.note(Weight::Problem, "resource_rejected", name.as_str(), detail);
+                tracing::warn!(client = %self.client, peer = %self.client.peer, %name, %version, detail, "resource rejected by the client, it keeps what it had");
                 self.emit(|client| StreamEvent::Nacked {
                     client,
                     name: name.clone(),
@@ -225,7 +222,7 @@ impl StreamObserver {
             Answer::Nacked { resource: None, rejection } => {
                 self.meter.nacked();
                 self.note(Weight::Problem, "absence_rejected", "", &rejection.message);
-                tracing::warn!(client = %self.client, detail = rejection.message, "absence rejected by the client");
+                tracing::warn!(client = %self.client, peer = %self.client.peer, detail = rejection.message, "absence rejected by the client");
             }
             Answer::Stale => {
                 self.meter.mismatch(Mismatch::Stale);
@@ -257,11 +254,9 @@ impl StreamObserver {
             Some(Update::Removed { names, .. }) => {
                 // An aggregated stream may be told of thousands at once.
                 let shown = names.get(..NAMES_SHOWN).unwrap_or(names);
-                if let Some(unsaid) = self.shared.floods.refused.take(Instant::now()) {
-                    let first = names.first().map(ToString::to_string).unwrap_or_default();
-                    self.note(Weight::Notice, "names_unavailable", &first, &format!("{} names", names.len()));
-                    tracing::info!(client = %self.client, count = names.len(), names = ?shown, unsaid, "names not available to this client");
-                }
+                let first = names.first().map(ToString::to_string).unwrap_or_default();
+                self.note(Weight::Notice, "names_unavailable", &first, &format!("{} names", names.len()));
+                tracing::info!(client = %self.client, peer = %self.client.peer, count = names.len(), names = ?shown, "names not available to this client");
             }
             None => {}
         }
@@ -272,7 +267,7 @@ impl StreamObserver {
         self.ended = Some(status.code());
         self.meter.ended(code_name(status.code()));
         if status.code() != Code::Ok {
-            tracing::warn!(client = %self.client, code = ?status.code(), reason = status.message(), "stream ended");
+            tracing::warn!(client = %self.client, peer = %self.client.peer, code = ?status.code(), reason = status.message(), "stream ended");
         }
     }
 

@@ -1,13 +1,15 @@
 //! What every stream needs, shared by all of them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{broadcast, watch};
 
 use super::{
     StreamEvent, Streams,
     budget::Budgets,
-    flood::Floods,
     inbound::Bounds,
     live::Settings,
     publish::{Feed, Feeds},
@@ -15,9 +17,9 @@ use super::{
 use crate::{
     identity::FileStore,
     listen::peer::PeerStreams,
-    secret::{Flavour, NodeNames},
+    secret::{Flavour, NodeNames, table},
     telemetry::{journal::Journal, metrics::StreamMetrics, traces::Traces},
-    xds::{Node, Origin},
+    xds::{Node, Origin, ResourceName},
 };
 
 /// What every stream needs, shared by all of them.
@@ -31,7 +33,7 @@ pub(super) struct Shared {
     pub(super) budgets: Budgets,
     pub(super) events: broadcast::Sender<StreamEvent>,
     pub(super) metrics: StreamMetrics,
-    pub(super) floods: Floods,
+    pub(super) unusable: Unusable,
     /// The names of clients that do not say who they are.
     pub(super) anonymous: Arc<NodeNames>,
     pub(super) streams: Streams,
@@ -61,8 +63,31 @@ impl Shared {
         let live = self.settings.now();
         let names = live.secrets.names.bind(node, &live.secrets.naming);
         for unusable in &names.unusable {
-            self.floods.unusable(node, unusable);
+            self.unusable.say(node, unusable);
         }
         (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
+    }
+}
+
+/// Whether it was said of an entry of the name table that it means nothing for some node.
+#[derive(Debug)]
+pub(super) struct Unusable(Vec<AtomicBool>);
+
+impl Unusable {
+    /// For a name table with so many templates.
+    pub(super) fn new(templates: usize) -> Self {
+        Self(std::iter::repeat_with(AtomicBool::default).take(templates).collect())
+    }
+
+    /// An entry means nothing for this node; a warning for the first one.
+    fn say(&self, node: &Node, unusable: &table::Unusable) {
+        let (name, reason) = (unusable.name.as_str(), unusable.reason.to_string());
+        let node = ResourceName::new(&node.id);
+        let first = self.0.get(unusable.template).is_some_and(|said| !said.swap(true, Ordering::Relaxed));
+        if first {
+            tracing::warn!(name, %node, reason, "entry of the name table means nothing for a client");
+        } else {
+            tracing::debug!(name, %node, reason, "entry of the name table means nothing for a client");
+        }
     }
 }

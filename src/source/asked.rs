@@ -21,6 +21,7 @@ use super::{
     supervisor::LONGEST_NAP,
 };
 use crate::{
+    detached,
     identity::{FilePolicy, FileRequest, FileSecret, FileSnapshot, FileStore, Wanted},
     telemetry::logs,
 };
@@ -107,7 +108,11 @@ impl AskedFiles {
             };
             let new = self.take_up();
             if look || new {
-                self.look().await;
+                tokio::select! {
+                    // Whoever hangs in a file system is left alone there.
+                    () = stop.cancelled() => return,
+                    () = self.look() => {}
+                }
             }
             self.publish();
         }
@@ -131,9 +136,11 @@ impl AskedFiles {
     async fn look(&mut self) {
         let (requests, policy, limits) = (self.followed.keys().cloned().collect(), self.policy.clone(), self.limits);
         let now = (self.clock)();
-        let look = tokio::task::spawn_blocking(move || Look::at(requests, &policy, &limits, now)).await;
-        // It neither panics nor is aborted but with the runtime, and then nobody asks any more.
-        let Ok(look) = look else { return };
+        let look = detached::run("files", move || Look::at(requests, &policy, &limits, now)).await;
+        let look = match look {
+            Ok(look) => look,
+            Err(error) => return tracing::error!(%error, "files that clients ask for cannot be read now"),
+        };
         self.watched(look.watch);
         for (request, loaded) in look.loaded {
             let Some(followed) = self.followed.get_mut(&request) else { continue };

@@ -8,14 +8,17 @@ mod seal;
 mod vault;
 
 use std::{
+    future::pending,
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,7 @@ pub use vault::{Vault, WarmError};
 
 use super::{ErrorKind, RenewalEvent, SourceStatus, Supervisor, event::Reporter};
 use crate::{
+    detached,
     identity::{Availability, IdentitySnapshot, IdentityStore, Workload},
     telemetry::logs::chain,
 };
@@ -47,38 +51,87 @@ pub enum Key {
     Credential(PathBuf),
 }
 
+/// How long a start waits for the sealed state, and an end for the last one to be sealed. A file system that does not
+/// answer holds up neither.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Serves the sealed state until the source answers, and seals what the source says.
 pub struct WarmStart {
     config: Config,
+    /// `None` while `job` has it, and for ever without a key.
     vault: Option<Vault>,
+    /// What is done in the file system now, on a thread of its own.
+    job: Option<Job>,
+    /// Why the newest state is not sealed, once that was said.
+    unsealed: Option<String>,
     reporter: Reporter,
     /// What is in service though the source has not confirmed it.
     unconfirmed: Option<Arc<IdentitySnapshot>>,
     expired: bool,
 }
 
+type Job = BoxFuture<'static, io::Result<Done>>;
+
+/// What came of a job.
+enum Done {
+    /// The key, and what is sealed.
+    Opened(Result<(Vault, Result<(IdentitySnapshot, SystemTime), WarmError>), WarmError>),
+    Sealed(Vault, Result<(), WarmError>),
+}
+
 impl WarmStart {
-    /// Opens the vault. Without its key there is a warning, and no warm start.
+    /// Nothing is read before [`WarmStart::begin`].
     #[must_use]
     pub fn new(config: Config, supervisor: &Supervisor) -> Self {
-        let vault = match Vault::open(&config) {
-            Ok(vault) => Some(vault),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(path = %config.path.display(), %error, "warm start is off, nothing is sealed or served from disk");
-                None
-            }
-        };
-        Self { config, vault, reporter: supervisor.reporter().beside(), unconfirmed: None, expired: false }
+        let reporter = supervisor.reporter().beside();
+        Self { config, vault: None, job: None, unsealed: None, reporter, unconfirmed: None, expired: false }
     }
 
-    /// Puts the sealed state into service. Call it before the supervisor runs.
-    pub fn begin(&mut self, store: &IdentityStore, now: SystemTime) {
-        let Some(vault) = &mut self.vault else { return };
-        match vault.load(now) {
+    /// Opens the vault and puts the sealed state into service, unless the source has said something already. Without its key
+    /// there is a warning, and no warm start. Call it before the supervisor runs.
+    pub async fn begin(&mut self, store: &IdentityStore) {
+        let config = self.config.clone();
+        let open = move || {
+            let mut vault = Vault::open(&config)?;
+            let sealed = vault.load(SystemTime::now());
+            Ok((vault, sealed))
+        };
+        self.job = Some(detached::run("warm start", move || Done::Opened(open())).boxed());
+        match timeout(PATIENCE, finished(&mut self.job)).await {
+            Ok(done) => self.done(done, store),
+            Err(_) => {
+                tracing::warn!(path = %self.config.path.display(), "the sealed identity cannot be read in time, going on without it");
+            }
+        }
+    }
+
+    fn done(&mut self, done: io::Result<Done>, store: &IdentityStore) {
+        match done {
+            Ok(Done::Opened(Ok((vault, sealed)))) => {
+                self.vault = Some(vault);
+                self.opened(sealed, store);
+            }
+            Ok(Done::Opened(Err(error))) => self.off(&error),
+            Ok(Done::Sealed(vault, outcome)) => {
+                self.vault = Some(vault);
+                self.sealed(outcome);
+            }
+            Err(error) => self.off(&error),
+        }
+    }
+
+    fn off(&self, error: &dyn std::error::Error) {
+        let error = chain(error);
+        tracing::warn!(path = %self.config.path.display(), %error, "warm start is off, nothing is sealed or served from disk");
+    }
+
+    fn opened(&mut self, sealed: Result<(IdentitySnapshot, SystemTime), WarmError>, store: &IdentityStore) {
+        match sealed {
             Ok((snapshot, sealed_at)) => {
                 let snapshot = Arc::new(snapshot);
-                store.publish(&Workload::Own, Availability::Ready(snapshot.clone()));
+                if !store.publish_first(&Workload::Own, Availability::Ready(snapshot.clone())) {
+                    return;
+                }
                 let svids = snapshot.svids.len();
                 self.reporter.report(RenewalEvent::WarmStarted { sealed_at, svids });
                 self.unconfirmed = Some(snapshot);
@@ -91,6 +144,19 @@ impl WarmStart {
                 tracing::warn!(path = %self.config.path.display(), %error, "the sealed identity is not used, a cold start");
             }
         }
+    }
+
+    /// A disk that stays full is said once.
+    fn sealed(&mut self, outcome: Result<(), WarmError>) {
+        let failure = outcome.err().map(|error| chain(&error));
+        match &failure {
+            Some(error) if self.unsealed != failure => {
+                tracing::warn!(path = %self.config.path.display(), %error, "the identity cannot be sealed, the next start may be a cold one");
+            }
+            Some(error) => tracing::debug!(%error, "the identity still cannot be sealed"),
+            None => {}
+        }
+        self.unsealed = failure;
     }
 
     /// Follows the source until `stop`: its first answer ends the warm start, and from then on every new state is sealed.
@@ -120,8 +186,7 @@ impl WarmStart {
             let state = states.borrow_and_update().clone();
             let known =
                 sealed.as_ref().is_some_and(|(known, at): &(_, Instant)| *known == state && at.elapsed() < refresh);
-            if self.unconfirmed.is_none() && !known {
-                self.seal(&state).await;
+            if self.unconfirmed.is_none() && !known && self.seal(&state) {
                 sealed = Some((state, Instant::now()));
             }
             // A state that stays the same is still confirmed, and must not grow too old.
@@ -129,7 +194,8 @@ impl WarmStart {
             let wait = denied.filter(|_| self.unconfirmed.is_some());
             let expiry = self.until_expiry();
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
+                done = finished(&mut self.job) => self.done(done, &store),
                 changed = states.changed() => if changed.is_err() { return stop.cancelled().await },
                 changed = source.changed() => if changed.is_err() { return stop.cancelled().await },
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
@@ -139,6 +205,12 @@ impl WarmStart {
                     tracing::error!("the sealed identity expired before the source answered");
                 }
             }
+        }
+        // What came last is worth a moment.
+        if self.job.is_some()
+            && let Ok(done) = timeout(PATIENCE, finished(&mut self.job)).await
+        {
+            self.done(done, &store);
         }
     }
 
@@ -155,25 +227,72 @@ impl WarmStart {
         Some(end.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
-    /// Writing may block, and a disk that is full must not keep anybody waiting.
-    async fn seal(&mut self, state: &Availability) {
-        let Some(mut vault) = self.vault.take() else { return };
+    /// Begins to seal this state, unless the vault is busy or not there. Says whether it did.
+    fn seal(&mut self, state: &Availability) -> bool {
+        let Some(mut vault) = self.vault.take() else { return false };
         let state = state.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let seal = move || {
             let outcome = match &state {
                 Availability::Ready(snapshot) => vault.save(snapshot, SystemTime::now()),
                 // What was taken from us must not come back with the next start.
                 Availability::Denied(_) => vault.clear(),
                 Availability::Pending => Ok(()),
             };
-            (vault, outcome)
-        });
-        // A panic inside leaves us without a vault, and everything else untouched.
-        let Ok((vault, outcome)) = done.await else { return };
-        self.vault = Some(vault);
-        if let Err(error) = outcome {
-            let error = chain(&error);
-            tracing::warn!(path = %self.config.path.display(), %error, "the identity cannot be sealed, the next start may be a cold one");
-        }
+            Done::Sealed(vault, outcome)
+        };
+        self.job = Some(detached::run("warm start", seal).boxed());
+        true
+    }
+}
+
+/// The end of the job; never without one. Can be dropped at any time.
+async fn finished(job: &mut Option<Job>) -> io::Result<Done> {
+    let Some(running) = job else { return pending().await };
+    let done = running.await;
+    *job = None;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::supervisor;
+
+    /// One that has a key, and is in the middle of something that never ends.
+    fn stuck() -> (WarmStart, Arc<IdentityStore>) {
+        let store = Arc::new(IdentityStore::new());
+        let config = supervisor::Config::default();
+        let supervisor = Supervisor::of_several(Vec::new(), Default::default(), Workload::Own, store.clone(), config);
+        let config =
+            Config { path: "/nowhere".into(), key: Key::File("/nowhere".into()), max_age: Duration::from_secs(60) };
+        let mut warm = WarmStart::new(config, &supervisor);
+        warm.job = Some(pending().boxed());
+        (warm, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_system_that_does_not_answer_holds_nothing_up() {
+        let (mut warm, store) = stuck();
+        // A denial is still one, though the vault is busy.
+        let snapshot = Arc::new(IdentitySnapshot::default());
+        store.publish(&Workload::Own, Availability::Ready(snapshot.clone()));
+        warm.unconfirmed = Some(snapshot);
+        let status = SourceStatus { last_error_kind: Some(ErrorKind::NotEntitled), ..SourceStatus::default() };
+        let (_source, source) = watch::channel(status);
+        let (stop, mut states) = (CancellationToken::new(), store.watch(&Workload::Own));
+        let running = tokio::spawn(warm.run(store.clone(), source, Duration::from_secs(1), stop.clone()));
+        states.wait_for(|state| matches!(state, Availability::Denied(_))).await.unwrap();
+        stop.cancel();
+        timeout(Duration::from_secs(60), running).await.expect("it did not end").unwrap();
+    }
+
+    #[test]
+    fn what_the_source_has_said_is_not_replaced_by_what_was_sealed() {
+        let (mut warm, store) = stuck();
+        let denied = Availability::Denied("no".into());
+        store.publish(&Workload::Own, denied.clone());
+        warm.opened(Ok((IdentitySnapshot::default(), SystemTime::now())), &store);
+        assert_eq!(*store.watch(&Workload::Own).borrow(), denied);
+        assert!(warm.unconfirmed.is_none());
     }
 }

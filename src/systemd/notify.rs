@@ -11,6 +11,8 @@ use std::{
 
 use sd_notify::NotifyState;
 
+use crate::printable::is_hidden;
+
 /// When a start counts as successful.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadyWhen {
@@ -112,7 +114,7 @@ impl Notifier {
 
 /// A line break would begin another message: the text may quote others.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -13,14 +13,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::printable::is_hidden;
+
 /// Entries kept; the oldest goes first.
 const KEPT: usize = 2_000;
 /// How far back an equal entry is looked for, and for how long it goes on counting.
 const REACH: usize = 16;
 const SPAN: Duration = Duration::from_secs(10);
-/// New entries of routine in that time; what is more is counted together, so that clients with names of their own do not
-/// push everything else out.
+/// New entries of one weight in that time; what is more is counted together, so that clients with names and words of their
+/// own do not push everything else out.
 const ROUTINE: u32 = 100;
+const OTHER: u32 = 200;
 /// Characters of one text. Texts come from clients.
 const LONGEST: usize = 512;
 
@@ -41,8 +44,14 @@ struct Inner {
 struct Entries {
     next: u64,
     list: VecDeque<Arc<Record>>,
-    /// New entries of routine since that time.
-    routine: Option<(SystemTime, u32)>,
+    /// Of routine, and of everything else.
+    surplus: [Surplus; 2],
+}
+
+#[derive(Debug, Default)]
+struct Surplus {
+    /// New entries since that time.
+    new: Option<(SystemTime, u32)>,
     /// What is counted together now, one a kind.
     others: Vec<Arc<Record>>,
 }
@@ -121,7 +130,7 @@ impl Journal {
         let (mut subject, mut detail) = about;
         // Nothing that can panic happens under the lock.
         let mut entries = self.0.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let full = weight == Weight::Routine && entries.fills_up(now);
+        let full = entries.surplus(weight).fills_up(weight, now);
         // Somebody was faster, or the text was no line.
         let known = entries.alike(kind, &subject, &detail, now).or_else(|| entries.together(weight, kind, now));
         if let Some(record) = known {
@@ -135,7 +144,7 @@ impl Journal {
         let entry = Entry { sequence, first: now, last: now, count: 1, weight, kind, subject, detail, who };
         let record = Arc::new(Record { entry, again: AtomicU64::new(0), until: AtomicU64::new(0) });
         if full {
-            entries.others.push(record.clone());
+            entries.surplus(weight).others.push(record.clone());
         }
         if entries.list.len() == KEPT {
             entries.list.pop_front();
@@ -167,23 +176,34 @@ impl Entries {
         recent.into_iter().find(|it| it.entry.kind == kind && same(&it.entry) && is_fresh(it.entry.first, now))
     }
 
-    /// What counts routine of this kind together, if that is done now.
+    /// What counts this kind together, if that is done now.
     fn together(&self, weight: Weight, kind: &'static str, now: SystemTime) -> Option<&Record> {
-        if weight != Weight::Routine || !self.routine.is_some_and(|(since, _)| is_fresh(since, now)) {
-            return None;
-        }
-        self.others.iter().map(|record| &**record).find(|record| record.entry.kind == kind)
+        let [routine, other] = &self.surplus;
+        let surplus = if weight == Weight::Routine { routine } else { other };
+        let counting = surplus.new.is_some_and(|(since, _)| is_fresh(since, now));
+        let mut others = surplus.others.iter().map(|record| &**record);
+        others.find(|record| counting && record.entry.kind == kind)
     }
 
-    /// Takes account of a new entry of routine. Says whether there are too many.
-    fn fills_up(&mut self, now: SystemTime) -> bool {
-        if !self.routine.is_some_and(|(since, _)| is_fresh(since, now)) {
-            self.routine = None;
+    const fn surplus(&mut self, weight: Weight) -> &mut Surplus {
+        let [routine, other] = &mut self.surplus;
+        match weight {
+            Weight::Routine => routine,
+            Weight::Notice | Weight::Problem => other,
+        }
+    }
+}
+
+impl Surplus {
+    /// Takes account of a new entry. Says whether there are too many.
+    fn fills_up(&mut self, weight: Weight, now: SystemTime) -> bool {
+        if !self.new.is_some_and(|(since, _)| is_fresh(since, now)) {
+            self.new = None;
             self.others.clear();
         }
-        let (_, count) = self.routine.get_or_insert((now, 0));
+        let (_, count) = self.new.get_or_insert((now, 0));
         *count += 1;
-        *count > ROUTINE
+        *count > if weight == Weight::Routine { ROUTINE } else { OTHER }
     }
 }
 
@@ -207,7 +227,7 @@ impl Record {
 
 /// One bounded line.
 fn text(full: &str) -> Arc<str> {
-    let mut line: String = full.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut line: String = full.chars().take(LONGEST).map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect();
     if full.chars().nth(LONGEST).is_some() {
         line.push('…');
     }
@@ -238,13 +258,17 @@ mod tests {
     #[test]
     fn memory_is_bounded_whatever_clients_say() {
         let journal = Journal::default();
-        for number in 0..KEPT + 10 {
-            journal.note(Weight::Problem, "resource_rejected", &number.to_string(), &"x\n".repeat(10_000), &"<script>");
+        let hostile = "x\n".repeat(10_000);
+        journal.note(Weight::Problem, "resource_rejected", "", &hostile, &"<script>");
+        let first = journal.newest(|_| true, 0, 1).1.remove(0);
+        assert_eq!(first.detail.chars().count(), LONGEST + 1);
+        assert!(!first.detail.contains('\n'));
+        for number in 0..KEPT {
+            journal.note(Weight::Problem, "resource_rejected", &number.to_string(), &hostile, &"<script>");
         }
         let (total, newest) = journal.newest(|_| true, 0, 1);
-        assert_eq!((total, newest[0].sequence), (KEPT, (KEPT + 10) as u64));
-        assert_eq!(newest[0].detail.chars().count(), LONGEST + 1);
-        assert!(!newest[0].detail.contains('\n'));
+        assert_eq!(total, OTHER as usize + 1, "words of clients push nothing else out");
+        assert_eq!((&*newest[0].detail, newest[0].count), ("and others", (KEPT - OTHER as usize + 1) as u64));
     }
 
     #[test]

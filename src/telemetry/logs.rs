@@ -3,8 +3,17 @@
 //! Every message is a constant lower-case text, and everything that varies is a field. Field names are part of the
 //! interface: `spiffe_id`, `trust_domain`, `resource`, `version`, `nonce`, `node`, `peer`, `stream`, `endpoint`,
 //! `error`, `kind`, `serial`, `not_after`.
+//!
+//! Logging is never in the way: lines go through a bounded [`Queue`], of one kind there are only so many, and whatever would
+//! move or hide something on a terminal is escaped.
 
+mod admission;
 mod control;
+mod limit;
+mod output;
+mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::{
     error, fmt,
@@ -14,14 +23,19 @@ use std::{
 
 use tracing_subscriber::{
     Layer as _,
-    filter::{LevelFilter, Targets},
+    filter::{FilterExt as _, LevelFilter, Targets},
     fmt::MakeWriter,
     layer::SubscriberExt as _,
     reload,
     util::{SubscriberInitExt as _, TryInitError},
 };
 
+use admission::Admission;
 pub use control::Control;
+pub use output::{flush, print};
+pub use queue::Queue;
+
+use crate::printable;
 
 /// What is logged, and in which form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,13 +118,31 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Starts logging to standard error for the whole process; `colored` is about [`Format::Human`] only.
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// The operating system has no thread or file descriptor left.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] io::Error),
+    /// The process already logs.
+    #[error("the log is set up already")]
+    Twice(#[from] TryInitError),
+}
+
+/// Starts logging to standard error for the whole process, panics included; `colored` is about [`Format::Human`] only.
+///
+/// From then on nothing else may write there: use [`print`], and [`flush`] before the process ends.
 ///
 /// # Errors
-/// If the process already logs.
-pub fn init(config: &Config, colored: bool) -> Result<Control, TryInitError> {
-    let (subscriber, control) = subscriber(config, colored, io::stderr().is_terminal(), io::stderr);
+/// [`InitError`].
+pub fn init(config: &Config, colored: bool) -> Result<Control, InitError> {
+    let admission = Admission::default();
+    let queue = Queue::attended("log", io::stderr(), admission.attendant()).map_err(InitError::Thread)?;
+    let admission = admission.before(queue.clone());
+    let (subscriber, control) = subscriber(config, colored, io::stderr().is_terminal(), queue.clone(), admission);
     subscriber.try_init()?;
+    output::install(queue);
     Ok(control)
 }
 
@@ -120,6 +152,7 @@ fn subscriber<W>(
     colored: bool,
     terminal: bool,
     writer: W,
+    admission: Admission,
 ) -> (impl tracing::Subscriber + Send + Sync, Control)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -129,14 +162,64 @@ where
         Format::Human => false,
         Format::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let form = if json {
+        Form::Json
+    } else if colored {
+        Form::Styled
+    } else {
+        Form::Plain
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(Escaping { writer, form });
     let layer = if json {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
         lines.compact().with_ansi(colored).with_target(false).boxed()
     };
     let (filter, handle) = reload::Layer::new(config.filter.0.clone());
-    (tracing_subscriber::registry().with(layer.with_filter(filter)), Control::new(handle, config.filter.clone()))
+    let control = Control::new(handle, config.filter.clone(), admission.clone());
+    (tracing_subscriber::registry().with(layer.with_filter(filter.and(admission))), control)
+}
+
+/// Escapes what must not stand in a line of this form.
+struct Escaping<W> {
+    writer: W,
+    form: Form,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Styled,
+    Plain,
+}
+
+struct Escaped<W>(W, Form);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Escaping<W> {
+    type Writer = Escaped<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Escaped(self.writer.make_writer(), self.form)
+    }
+}
+
+/// Is given whole lines, with the line break at their end.
+impl<W: io::Write> io::Write for Escaped<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        let line = match self.1 {
+            Form::Json => printable::json(line),
+            Form::Styled => printable::styled_line(line),
+            Form::Plain => printable::line(line),
+        };
+        self.0.write_all(format!("{line}\n").as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// An error with its causes in one line, for the field `error`.
@@ -154,122 +237,4 @@ pub fn chain(error: &dyn error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use tracing::{info, info_span, subscriber::with_default, trace, warn};
-
-    use super::*;
-
-    /// What was written, for all who hold a clone.
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// The lines logged by `events`.
-    fn logged(config: &Config, colored: bool, terminal: bool, events: impl FnOnce()) -> Vec<String> {
-        let captured = Captured::default();
-        let writer = captured.clone();
-        with_default(subscriber(config, colored, terminal, move || writer.clone()).0, events);
-        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn config(format: Format, filter: &str) -> Config {
-        Config { format, filter: filter.parse().unwrap() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn more_is_logged_for_a_while() {
-        let captured = Captured::default();
-        let writer = captured.clone();
-        let (subscriber, control) = subscriber(&config(Format::Json, "info"), false, false, move || writer.clone());
-        let _guard = tracing::subscriber::set_default(subscriber);
-        let lines = || String::from_utf8(captured.0.lock().unwrap().clone()).unwrap().matches("seen").count();
-        tracing::debug!("seen");
-        assert_eq!(lines(), 0);
-        control.set_for("debug".parse().unwrap(), std::time::Duration::from_secs(60));
-        tracing::debug!("seen");
-        assert_eq!(lines(), 1);
-        control.set_for("trace".parse().unwrap(), std::time::Duration::from_secs(90));
-        tokio::time::sleep(std::time::Duration::from_secs(80)).await;
-        tracing::debug!("seen");
-        assert_eq!(lines(), 2, "the end of the first wish ended the second");
-        control.configure(&"warn".parse().unwrap());
-        tracing::debug!("seen");
-        assert_eq!(lines(), 3, "a new configuration ended the wish");
-        tokio::time::sleep(std::time::Duration::from_secs(20)).await;
-        tracing::info!("seen");
-        assert_eq!(lines(), 3, "the wish did not end at what is configured now");
-        control.configure(&"info".parse().unwrap());
-        tracing::info!("seen");
-        assert_eq!(lines(), 4);
-    }
-
-    #[test]
-    fn json_has_the_fields_at_the_top() {
-        let lines = logged(&Config::default(), true, false, || {
-            let _span = info_span!("stream", peer = 7).entered();
-            info!(spiffe_id = "spiffe://example.org/web", "svid renewed");
-        });
-        let json: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(json["message"], "svid renewed");
-        assert_eq!(json["spiffe_id"], "spiffe://example.org/web");
-        assert_eq!(json["level"], "INFO");
-        assert_eq!(json["target"], "spiffe_sds::telemetry::logs::tests");
-        assert_eq!(json["span"]["peer"], 7);
-        assert!(json["timestamp"].as_str().unwrap().ends_with('Z'));
-        assert!(!lines[0].contains('\u{1b}'), "{}", lines[0]);
-    }
-
-    #[test]
-    fn people_get_one_plain_line_and_colours_only_if_wanted() {
-        let event = || warn!(kind = "transient", "source down");
-        let lines = logged(&Config::default(), false, true, event);
-        assert_eq!(lines.len(), 1);
-        assert!(lines[0].ends_with(r#"WARN source down kind="transient""#), "{}", lines[0]);
-        assert!(logged(&Config::default(), true, true, event)[0].contains("\u{1b}[33m"));
-    }
-
-    #[test]
-    fn the_form_can_be_forced() {
-        let event = || info!("started");
-        assert!(logged(&config(Format::Json, "info"), false, true, event)[0].starts_with('{'));
-        assert!(!logged(&config(Format::Human, "info"), false, false, event)[0].starts_with('{'));
-    }
-
-    #[test]
-    fn the_filter_is_for_targets_too() {
-        let count = |filter: &str| {
-            logged(&config(Format::Json, filter), false, false, || {
-                info!("here");
-                trace!("here too");
-                info!(target: "h2::codec", "elsewhere");
-            })
-            .len()
-        };
-        assert_eq!([count("info"), count("off"), count("warn,spiffe_sds=trace"), count("info,h2=off")], [2, 0, 2, 1]);
-        assert_eq!(count("h2=trace"), 2, "without a level for everything it is info");
-    }
-
-    #[test]
-    fn a_chain_of_causes_is_one_line() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot connect to the source")]
-        struct Outer(#[source] io::Error);
-        let error = Outer(io::Error::new(io::ErrorKind::NotFound, "no such socket"));
-        assert_eq!(chain(&error), "cannot connect to the source: no such socket");
-    }
 }

@@ -8,6 +8,7 @@
 mod connections;
 mod histogram;
 mod identity;
+mod lines;
 mod outcomes;
 mod process;
 mod readiness;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use crate::{
     identity::{Availability, JwtSnapshot},
     lifecycle::Readiness,
+    telemetry::logs,
 };
 
 pub use connections::ConnectionMetrics;
@@ -70,6 +72,8 @@ pub struct Parts {
     pub connections: ConnectionMetrics,
     /// Events that somebody was too slow to hear.
     pub missed: MissedEvents,
+    /// What this process logs with, if it does by itself.
+    pub logs: Option<logs::Control>,
     /// Queues of events: events that the slowest listener has not seen yet.
     pub queues: Vec<(&'static str, Depth)>,
 }
@@ -104,6 +108,7 @@ impl Parts {
         self.missed.register(ours);
         ours.register_collector(Box::new(identity::Identities::new(self.identities, self.tokens)));
         ours.register_collector(Box::new(readiness::Conditions(self.readiness)));
+        ours.register_collector(Box::new(lines::Lines(self.logs)));
         ours.register_collector(Box::new(Queues(self.queues)));
         Exposition(root)
     }

@@ -6,6 +6,7 @@
 use prost_types::{Struct, value::Kind};
 
 use super::{ResourceName, Variant, Version};
+use crate::printable::is_hidden;
 
 /// `envoy.service.discovery.v3.DiscoveryRequest`, as far as it is used.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -168,7 +169,7 @@ impl From<WireStatus> for Rejection {
         const KEPT: usize = 512;
         let mut message = String::new();
         for c in wire.message.chars().take(KEPT) {
-            if c.is_control() { message.extend(c.escape_default()) } else { message.push(c) }
+            if is_hidden(c) { message.extend(c.escape_default()) } else { message.push(c) }
         }
         Self { code: wire.code, message }
     }

@@ -17,6 +17,8 @@ const LAYERS: &[&[&str]] = &[
     &["authz", "secret", "telemetry", "envoy"],
     &["identity", "xds"],
     &["lifecycle", "detached", "systemd"],
+    // Pure text.
+    &["printable"],
     // Generated from `proto/`.
     &["workload_api_proto"],
 ];

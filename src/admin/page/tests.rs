@@ -48,6 +48,13 @@ fn links_carry_whatever_was_searched_for() {
 }
 
 #[test]
+fn nothing_that_nobody_sees_gets_onto_the_page() {
+    let mut html = String::new();
+    Shown.write_escaped_str(&mut html, "<b>\u{202e}\u{2066}\u{200b}\u{feff}\u{1b}[2J\n").unwrap();
+    assert_eq!(html, "&#60;b&#62;\\u{202e}\\u{2066}\\u{200b}\\u{feff}\\u{1b}[2J\n");
+}
+
+#[test]
 fn nonces_differ() {
     assert_ne!(nonce(), nonce());
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::{
     identity::{IdentitySnapshot, JwtBundle, Svid, TrustBundle, Validity},
+    printable,
     secret::{DefaultIdentity, Naming},
 };
 
@@ -314,7 +315,8 @@ fn table(title: &str, header: &[&str], rows: Vec<(State, Vec<String>)>) -> Strin
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     let styles: Vec<_> = rows.iter().map(|(state, _)| state.style()).collect();
-    table.add_rows(rows.into_iter().map(|(_, cells)| cells));
+    let shown = |cells: Vec<String>| cells.iter().map(|cell| printable::line(cell).into_owned()).collect::<Vec<_>>();
+    table.add_rows(rows.into_iter().map(|(_, cells)| shown(cells)));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

@@ -7,6 +7,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::printable::is_hidden;
+
 /// Bytes of output that are kept.
 const KEPT: usize = 2048;
 
@@ -41,7 +43,7 @@ impl Tail {
         }
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
-        let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String = text.trim().chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
         if self.total > KEPT as u64 { format!("... {text} ({} bytes in all)", self.total) } else { text }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Files, FilesError, watch::Watch};
 use crate::{
+    detached,
     identity::{IdentitySnapshot, Refusal},
     source::SourceError,
 };
@@ -80,11 +81,10 @@ impl Files {
 
     async fn watch_and_load(&self) -> Result<(Watch, Result<IdentitySnapshot, SourceError>), SourceError> {
         let files = self.clone();
-        let both = tokio::task::spawn_blocking(move || {
+        let both = detached::run("files", move || {
             let watch = Watch::new(&files.config.files())?;
             Ok::<_, FilesError>((watch, files.load(SystemTime::now())))
         });
-        // It neither panics nor is aborted but with the runtime, and then nobody asks any more.
         Ok(both.await.map_err(|_| SourceError::Closed)??)
     }
 

@@ -14,6 +14,7 @@ use tonic::{Code, Request, Status, Streaming, metadata::MetadataValue, transport
 use super::{WorkloadApi, channel};
 use crate::{
     identity::IdentitySnapshot,
+    printable::is_hidden,
     source::{
         ErrorKind, SourceError, backoff,
         decode::{self, DecodeError},
@@ -224,5 +225,5 @@ fn reason(status: &Status) -> String {
             code => code.description().to_owned(),
         };
     }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARACTERS).collect()
+    text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).take(REASON_CHARACTERS).collect()
 }

@@ -8,13 +8,14 @@ use std::{
 
 use tracing_subscriber::{filter::Targets, reload};
 
-use super::Filter;
+use super::{Filter, admission::Admission};
 
 /// Changes what is logged while the process runs. Clones change the same log.
 #[derive(Clone)]
 pub struct Control {
     put: Arc<dyn Fn(Targets) + Send + Sync>,
     state: Arc<Mutex<State>>,
+    admission: Admission,
 }
 
 /// Which filter is in force, and why.
@@ -28,10 +29,21 @@ struct State {
 }
 
 impl Control {
-    pub(super) fn new<S: 'static>(handle: reload::Handle<Targets, S>, configured: Filter) -> Self {
+    pub(super) fn new<S: 'static>(
+        handle: reload::Handle<Targets, S>,
+        configured: Filter,
+        admission: Admission,
+    ) -> Self {
         // It fails only when the subscriber is gone, and then nothing is logged anyway.
         let put = Arc::new(move |targets| drop(handle.reload(targets)));
-        Self { put, state: Arc::new(Mutex::new(State { configured, wishes: 0, wished: false })) }
+        Self { put, state: Arc::new(Mutex::new(State { configured, wishes: 0, wished: false })), admission }
+    }
+
+    /// Lines that were not written so far, by reason: `unread`, because nobody read those before them, and `repeated`,
+    /// because there were too many of their kind.
+    #[must_use]
+    pub fn dropped(&self) -> [(&'static str, u64); 2] {
+        [("unread", self.admission.unread()), ("repeated", self.admission.repeated())]
     }
 
     /// Logs by `filter` from now on; after the period of an operator's wish, if one is in force.
