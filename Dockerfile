@@ -40,6 +40,7 @@ FROM scratch
 # Names cannot be looked up here (there is no /etc/passwd): give `owner` and `group` of a socket as numbers.
 COPY --from=build --chown=65532:65532 /image/run/spiffe-sds /run/spiffe-sds
 COPY --from=build --chmod=0555 /image/spiffe-sds /spiffe-sds
+COPY LICENSE THIRD-PARTY-LICENSES /
 
 # Envoy must be able to write to the socket (mode 0660): run it with group 65532, or set `group` or `mode`.
 USER 65532:65532

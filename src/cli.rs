@@ -37,6 +37,8 @@ use clap::{
 };
 use tokio::{io::Interest, net::unix::pipe};
 
+use crate::{printable, telemetry::logs};
+
 /// The version, the commit that was built and what is in it.
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
@@ -46,8 +48,6 @@ const VERSION: &str = concat!(
     env!("SPIFFE_SDS_FEATURES"),
     ")"
 );
-
-use crate::{printable, telemetry::logs};
 
 /// How long the end of the process waits for the reader of standard output.
 const LAST: Duration = Duration::from_millis(500);
