@@ -25,7 +25,7 @@ pub use name::{
 };
 pub use pattern::{Pattern, PatternError};
 pub use revocation::CrlPolicy;
-pub use rollout::{Change, stages};
+pub use rollout::{Change, Hold, HoldReason, Plan, Rollout, Timing};
 pub use select::DefaultIdentity;
 pub use table::{NameTable, NodeNames};
 pub use template::{Template, TemplateError, Unfilled, Variable};
@@ -57,8 +57,11 @@ pub struct Config {
     /// Answer an empty first name list with everything the peer may have, as SPIRE does. Off: it gets nothing,
     /// because Envoy also sends an empty list when its last listener goes.
     pub wildcard: bool,
-    /// How long new trust is in place before certificates that need it, and old trust after the last that needed it.
+    /// How long new trust is in place at least before certificates that need it, and old trust after the last that
+    /// needed it.
     pub rollout_hold: Duration,
+    /// How long at most for clients that do not acknowledge; not shorter than `rollout_hold`.
+    pub rollout_max_wait: Duration,
     /// The tokens that are served. Every other token name is impossible, so that no client makes us mint one.
     pub jwt_svids: BTreeSet<JwtRequest>,
     /// The files that clients may ask for. Every other name of a file is a name without meaning.
@@ -76,6 +79,7 @@ impl Default for Config {
             disable_spiffe_cert_validation: false,
             wildcard: false,
             rollout_hold: Duration::from_millis(250),
+            rollout_max_wait: Duration::from_secs(5),
             jwt_svids: BTreeSet::new(),
             files: FilePolicy::default(),
         }
@@ -90,6 +94,12 @@ impl From<Naming> for Config {
 }
 
 impl Config {
+    /// How long the steps of a roll-out wait for each other.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        Timing { hold: self.rollout_hold, max_wait: self.rollout_max_wait }
+    }
+
     /// What a client that asks for `name` wants read; `None` if that is no file, or none that it may ask for.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<FileRequest> {

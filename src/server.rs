@@ -147,7 +147,8 @@ impl Server {
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
         let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (steering, settings) = live::channel(config, secrets.clone());
-        let (publisher, feeds) = Publisher::new(catalog, &secrets);
+        let streams = Streams::default();
+        let (publisher, feeds) = Publisher::new(catalog, &secrets, streams.clone());
         let unusable = shared::Unusable::new(secrets.names.templates());
         let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
         let metrics = StreamMetrics::default();
@@ -159,7 +160,8 @@ impl Server {
             files: Arc::new(FileStore::new()),
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
-            streams: Streams::default(),
+            streams,
+            acks: publisher.acks().clone(),
             journal: Journal::default(),
             metrics,
             unusable,

@@ -14,6 +14,7 @@
 //! Rules and their sources: the xDS protocol (`docs/root/api-docs/xds_protocol.rst` in envoyproxy/envoy) and
 //! `source/common/secret/sds_api.cc` for what Envoy really does with a Secret.
 
+mod buffer;
 mod foreign;
 mod name;
 mod request;
@@ -23,9 +24,9 @@ mod sieve;
 mod stream;
 mod subscription;
 
+pub(crate) use buffer::filled;
 pub use name::ResourceName;
 pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
-pub(crate) use resource::filled;
 pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet, Version};
 pub use response::{Frame, unary_frame};
 pub use sieve::{Malformed, Sieve};

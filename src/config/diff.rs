@@ -28,6 +28,7 @@ const LIVE: &[&str] = &[
     "secrets.default_svid_name",
     "secrets.disable_spiffe_cert_validation",
     "secrets.rollout_hold",
+    "secrets.rollout_max_wait",
     "secrets.wildcard",
 ];
 

@@ -211,10 +211,14 @@ pub(super) struct Secrets {
     /// domain has one, `always` where any has one (Envoy then refuses all peers under the others), `never`.
     #[schemars(extend("enum" = ["complete", "always", "never"], "default" = "complete"))]
     pub(super) crls: Option<String>,
-    /// How long new trust is in place before the certificates that need it are sent, and old trust after the last
-    /// certificate that needed it. From 0s to 10s.
+    /// How long new trust is in place at least before the certificates that need it are sent, and old trust after the
+    /// last certificate that needed it. From 0s to 10s.
     #[schemars(extend("default" = "250ms"))]
     pub(super) rollout_hold: Option<String>,
+    /// How long each of these steps waits at most for clients that have not acknowledged the one before. `0s`, or less than
+    /// `rollout_hold`: nobody is waited for. From 0s to 1m.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) rollout_max_wait: Option<String>,
 }
 
 /// JWK Sets (`/jwks/<trust domain>`) and SPIFFE bundles (`/bundle/<trust domain>`).

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     identity::{IdentitySnapshot, SpiffeId, TrustBundle, TrustDomain},
-    xds::Content,
+    xds::{Content, Version},
 };
 
 /// The secrets of one state, each certificate encoded once for all its names and both flavours.
@@ -75,6 +75,11 @@ impl Contents {
     pub(super) fn svids(&self) -> impl Iterator<Item = (&SpiffeId, Option<&Arc<Content>>, bool)> {
         let svids = self.snapshot.svids.iter().zip(&self.svids).enumerate();
         svids.map(|(at, (svid, content))| (&svid.id, content.as_ref(), self.default == Some(at)))
+    }
+
+    /// The versions of all certificates that can be sent.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = &Version> {
+        self.svids.iter().flatten().map(|content| content.version())
     }
 
     /// What `target` is to a client of this flavour.

@@ -2,167 +2,313 @@
 //!
 //! Two proxies never switch at the same moment. When a new authority and a certificate signed by it go out together, a
 //! proxy that already has the certificate meets one that does not yet trust it: 151 of 13,529 requests failed that way on
-//! real Envoys, and none of 23,266 with trust first and a hold between the steps.
+//! real Envoys. A pause between the steps is not enough: an Envoy that gets no processor takes seconds. So
+//!
+//! - growth of trust goes out at once, whatever else is under way;
+//! - a certificate waits until the authority that vouches for it has been out for [`Timing::hold`] and every stream has
+//!   acknowledged it. Where that authority has been out for long, it waits for nothing, whatever grows beside it;
+//! - an authority is withdrawn once the certificates that took the place of those under it are everywhere;
+//! - nothing waits longer than [`Timing::max_wait`] for clients, nor a certificate longer than that at all.
+//!
+//! Pure: time is what has passed since the start, and an acknowledgement is the number of the last step that every
+//! stream has. Who has not answered in time is not waited for again until it answers: that is up to who counts them.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod bundles;
+mod plan;
+mod selection;
+mod vouch;
 
-use crate::identity::{IdentitySnapshot, TrustBundle, TrustDomain};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-type Bundles = BTreeMap<TrustDomain, Arc<TrustBundle>>;
+pub use bundles::Change;
+use bundles::{remaining, union, with_lists, with_withdrawn};
+pub use plan::{Hold, HoldReason, Plan, Timing};
+use selection::{Pending, Selection};
 
-/// The states to publish one after another to get from `old` to `new`, with a hold between each two of them.
-/// Empty when proxies could not tell the difference.
-///
-/// A trust domain that is withdrawn stays as a bundle without authorities: a removal takes nothing away from
-/// Envoy, while a context that trusts nobody fails closed.
-#[must_use]
-pub fn stages(old: &IdentitySnapshot, new: &IdentitySnapshot) -> Vec<IdentitySnapshot> {
-    let last = IdentitySnapshot { bundles: with_withdrawn(&old.bundles, &new.bundles), ..new.clone() };
-    let both = union(&old.bundles, &last.bundles);
-    let mut stages = Vec::new();
-    // As long as an authority is trusted its revocation list counts; one without the other would be worse than neither.
-    let mut crls = [old.crls.as_slice(), &last.crls].concat();
-    crls.sort_unstable();
-    crls.dedup();
-    if both != old.bundles && old.svids != last.svids {
-        stages.push(IdentitySnapshot { bundles: both.clone(), crls: crls.clone(), ..old.clone() });
-    }
-    if both != last.bundles && (old.svids != last.svids || both != old.bundles) {
-        stages.push(IdentitySnapshot { bundles: both, crls, ..last.clone() });
-    }
-    if last != *old {
-        stages.push(last);
-    }
-    stages
+use crate::identity::{Certificate, CertificateChain, IdentitySnapshot, TrustDomain};
+
+/// After a start, proxies that were connected before come back by then: Envoy's first retry comes within half a second.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// A step that was published: its number, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    number: u64,
+    at: Duration,
 }
 
-/// What proxies notice of a step from one state to the next, and so what the next step may have to wait for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// An authority is trusted that was not.
-    pub trust_grows: bool,
-    /// A certificate is presented that was not, or no longer.
-    pub certificates: bool,
-    /// An authority is trusted no longer.
-    pub trust_shrinks: bool,
+/// An authority, for the trust domain that it vouches for.
+type Authority = (TrustDomain, Certificate);
+
+/// An authority that the source does not name any more.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    since: Duration,
+    /// The step after which nobody needs it: unknown at first, then none or one.
+    after: Option<Option<Step>>,
 }
 
-impl Change {
-    /// What differs between `old` and `new`.
+/// The roll-out of one workload's identities: what was published, and what of it may not be everywhere yet.
+#[derive(Debug)]
+pub struct Rollout {
+    timing: Timing,
+    vouches: fn(&Certificate, &CertificateChain) -> bool,
+    /// What streams were given last; without certificates after a denial.
+    published: Option<Arc<IdentitySnapshot>>,
+    denied: bool,
+    /// Authorities that not every stream may have yet.
+    fresh: BTreeMap<Authority, Step>,
+    /// Certificates of the source that are not published, and since when.
+    pending: Pending,
+    leaving: BTreeMap<Authority, Leaving>,
+    /// The last change of certificates in a trust domain, until every stream has it.
+    changed: BTreeMap<TrustDomain, Step>,
+    /// Until those have come back who were there before a start or a denial.
+    returning: Option<Returning>,
+}
+
+/// Clients that hold something from before a start or a denial come back and are given trust, but no certificates yet.
+#[derive(Clone, Copy, Debug)]
+struct Returning {
+    since: Duration,
+    /// The last step that brought trust.
+    trust: Step,
+    /// They can be given their certificates.
+    over: bool,
+}
+
+/// What is known at one moment.
+#[derive(Clone, Copy)]
+struct Moment {
+    timing: Timing,
+    acked: u64,
+    now: Duration,
+}
+
+impl Moment {
+    /// When the step is everywhere, or has been waited for long enough, if nobody answers any more.
+    fn over_at(&self, step: Step) -> Duration {
+        let wait = if self.acked >= step.number { self.timing.hold } else { self.timing.longest() };
+        step.at.saturating_add(wait)
+    }
+
+    fn is_over(&self, step: Step) -> bool {
+        self.over_at(step) <= self.now
+    }
+
+    /// When those who return have had their time, if nobody answers any more.
+    fn all_back_at(&self, returning: &Returning) -> Duration {
+        let end = returning.since.saturating_add(self.timing.longest());
+        if self.acked < returning.trust.number {
+            return end;
+        }
+        end.min(RECONNECT.max(returning.since.saturating_add(self.timing.hold)))
+    }
+}
+
+impl Rollout {
+    /// Nothing is published yet, and this is the start that times are counted from.
     #[must_use]
-    pub fn between(old: &IdentitySnapshot, new: &IdentitySnapshot) -> Self {
-        let new_bundles = with_withdrawn(&old.bundles, &new.bundles);
-        let both = union(&old.bundles, &new_bundles);
+    pub fn new(timing: Timing) -> Self {
         Self {
-            trust_grows: both != old.bundles,
-            certificates: old.svids != new.svids,
-            trust_shrinks: both != new_bundles,
+            timing,
+            vouches: vouch::vouches,
+            published: None,
+            denied: false,
+            fresh: BTreeMap::new(),
+            pending: Pending::default(),
+            leaving: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            returning: None,
+        }
+    }
+
+    /// Other times from now on, also for what waits already.
+    pub fn tune(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
+    /// What streams were given last; `None` before anything and after a denial.
+    #[must_use]
+    pub fn published(&self) -> Option<&Arc<IdentitySnapshot>> {
+        self.published.as_ref().filter(|_| !self.denied)
+    }
+
+    /// Nothing is published any more. Proxies keep what they have, so its trust is remembered.
+    pub fn deny(&mut self) {
+        if let Some(published) = self.published.take() {
+            self.published = Some(Arc::new(IdentitySnapshot { svids: Vec::new(), ..(*published).clone() }));
+            self.denied = true;
+        }
+        self.pending.clear();
+        self.changed.clear();
+        self.leaving.clear();
+        self.returning = None;
+    }
+
+    /// What to publish on the way to `target` at `now`, when every stream has step `acked`. Ask again after
+    /// [`took`](Self::took), until there is no step.
+    pub fn plan(&mut self, target: &Arc<IdentitySnapshot>, acked: u64, now: Duration) -> Plan {
+        let moment = Moment { timing: self.timing, acked, now };
+        let overdue = self.forget(moment);
+        let Some(published) = self.published.clone() else {
+            return Plan { step: Some(target.clone()), keeps_back: true, hold: None, overdue };
+        };
+        let last = with_withdrawn(&published.bundles, &target.bundles);
+        let both = union(&published.bundles, &last);
+        let selection = Selection::of(&published.svids, &target.svids, |svid| self.is_ready(svid, &both));
+        let selection = self.pending.update(selection, now, self.timing.longest());
+        self.leave(&both, &last, &published, &selection, now);
+        let keeps_back = self.denied || self.returning.is_some_and(|returning| !returning.over);
+        let gone = |authority: &Authority| {
+            let leaving = self.leaving.get(authority).filter(|_| self.is_settled());
+            leaving.and_then(|leaving| leaving.after).is_some_and(|after| after.is_none_or(|step| moment.is_over(step)))
+        };
+        let bundles = remaining(&both, &last, gone);
+        let done = bundles == last && selection.is_whole();
+        let crls = if done { target.crls.clone() } else { with_lists(&published.crls, &target.crls) };
+        let own = if selection.is_whole_list() { &target.trust_domain } else { &published.trust_domain };
+        let step = IdentitySnapshot {
+            svids: selection.into_svids(),
+            bundles,
+            crls,
+            trust_domain: own.clone(),
+            ..(**target).clone()
+        };
+        let step = (self.denied || step != *published).then(|| Arc::new(step));
+        let hold = if step.is_none() { self.hold(moment) } else { None };
+        Plan { step, keeps_back, hold, overdue }
+    }
+
+    /// Streams are given `step` from `now` on, under this number, which is greater than all before.
+    pub fn took(&mut self, step: &Arc<IdentitySnapshot>, keeps_back: bool, number: u64, now: Duration) {
+        let this = Step { number, at: now };
+        let before = self.published.replace(step.clone());
+        let begins = before.is_none() || std::mem::take(&mut self.denied);
+        let Some(before) = before else {
+            self.returning = Some(Returning { since: now, trust: this, over: false });
+            return;
+        };
+        let change = Change::between(&before, step);
+        for (td, bundle) in &step.bundles {
+            let known = before.bundles.get(td).map_or(&[][..], |bundle| bundle.authorities());
+            let new = bundle.authorities().iter().filter(|authority| known.binary_search(authority).is_err());
+            self.fresh.extend(new.map(|authority| ((td.clone(), authority.clone()), this)));
+        }
+        let trusted = |(td, authority): &Authority| {
+            step.bundles.get(td).is_some_and(|bundle| bundle.authorities().binary_search(authority).is_ok())
+        };
+        self.fresh.retain(|authority, _| trusted(authority));
+        self.leaving.retain(|authority, _| trusted(authority));
+        if begins {
+            self.returning = Some(Returning { since: now, trust: this, over: false });
+        } else if !keeps_back && self.returning.take().is_some() {
+            // They are given their certificates only now.
+            self.changed.extend(step.svids.iter().map(|svid| (svid.id.trust_domain().clone(), this)));
+        } else if let Some(returning) = self.returning.as_mut().filter(|_| change.trust_grows) {
+            returning.trust = this;
+        }
+        self.changed.extend(selection::changed(&before.svids, &step.svids).map(|td| (td.clone(), this)));
+    }
+
+    /// Drops what is over by now. Returns the last step that was waited for in vain.
+    fn forget(&mut self, moment: Moment) -> Option<u64> {
+        let mut overdue = None;
+        let mut keep = |step: Step| {
+            let over = moment.is_over(step);
+            if over && moment.acked < step.number {
+                overdue = overdue.max(Some(step.number));
+            }
+            !over
+        };
+        self.fresh.retain(|_, step| keep(*step));
+        self.changed.retain(|_, step| keep(*step));
+        if let Some(returning) = self.returning.as_mut().filter(|returning| !returning.over) {
+            returning.over = moment.all_back_at(returning) <= moment.now;
+            if returning.over && moment.acked < returning.trust.number {
+                overdue = overdue.max(Some(returning.trust.number));
+            }
+        }
+        overdue
+    }
+
+    /// Nobody is waited for who was there before a start or a denial.
+    fn is_settled(&self) -> bool {
+        !self.denied && self.returning.is_none()
+    }
+
+    /// Whether the trust that a certificate needs is everywhere.
+    fn is_ready(&self, svid: &crate::identity::Svid, bundles: &bundles::Bundles) -> bool {
+        let td = svid.id.trust_domain();
+        let is_fresh = |authority: &Certificate| self.fresh.contains_key(&(td.clone(), authority.clone()));
+        let authorities = bundles.get(td).map_or(&[][..], |bundle| bundle.authorities());
+        let known = self.published.as_ref().and_then(|published| published.bundles.get(td));
+        let is_out = |authority: &Certificate| {
+            known.is_some_and(|bundle| bundle.authorities().binary_search(authority).is_ok()) && !is_fresh(authority)
+        };
+        // The usual case costs no signature.
+        if authorities.iter().all(is_out) {
+            return true;
+        }
+        authorities.iter().filter(|authority| is_out(authority)).any(|authority| (self.vouches)(authority, &svid.chain))
+    }
+
+    /// Finds out what each authority that the source has dropped waits for.
+    fn leave(
+        &mut self,
+        both: &bundles::Bundles,
+        last: &bundles::Bundles,
+        published: &IdentitySnapshot,
+        selection: &Selection,
+        now: Duration,
+    ) {
+        let mut leaving = BTreeMap::new();
+        let settled = self.is_settled();
+        for (td, bundle) in both {
+            let kept = last.get(td).map_or(&[][..], |bundle| bundle.authorities());
+            let changing = selection::changed(&published.svids, selection.svids()).any(|other| other == td)
+                || published.bundles.get(td) != Some(bundle);
+            let (fresh, changed) = (self.fresh.iter().filter(|((of, _), _)| of == td), self.changed.get(td));
+            let latest = fresh.map(|(_, step)| step).chain(changed).max_by_key(|step| step.number).copied();
+            for authority in bundle.authorities().iter().filter(|authority| kept.binary_search(authority).is_err()) {
+                let key = (td.clone(), authority.clone());
+                let mut entry = self.leaving.remove(&key).unwrap_or(Leaving { since: now, after: None });
+                // What comes later does not put it off again.
+                if entry.after.is_none() && settled && !changing && !self.pending.any_since(td, entry.since) {
+                    entry.after = Some(latest);
+                }
+                leaving.insert(key, entry);
+            }
+        }
+        self.leaving = leaving;
+    }
+
+    fn hold(&self, moment: Moment) -> Option<Hold> {
+        let acked = |step: &Step| moment.acked >= step.number;
+        let hold = |until, reason, for_acks| Hold { until, reason, for_acks };
+        let returning = self
+            .returning
+            .map(|returning| hold(moment.all_back_at(&returning), HoldReason::Returning, !acked(&returning.trust)));
+        let waiting = !self.pending.is_empty();
+        let fresh = self.fresh.values().filter(|_| waiting);
+        let fresh = fresh.map(|step| hold(moment.over_at(*step), HoldReason::Certificates, !acked(step)));
+        let late = self
+            .pending
+            .first()
+            .map(|since| hold(since.saturating_add(moment.timing.longest()), HoldReason::Certificates, true));
+        let leaving = self.leaving.values().filter(|_| self.is_settled());
+        let after = leaving.filter_map(|leaving| leaving.after.flatten());
+        let after = after.map(|step| hold(moment.over_at(step), HoldReason::Withdrawal, !acked(&step)));
+        let first = fresh.chain(late).chain(after).min_by_key(|hold| (hold.until.max(moment.now), hold.reason));
+        // What waits by itself is the better reason.
+        match (first, returning) {
+            (Some(first), Some(returning)) => Some(Hold { until: first.until.min(returning.until), ..first }),
+            (first, returning) => first.or(returning),
         }
     }
 }
 
-fn with_withdrawn(old: &Bundles, new: &Bundles) -> Bundles {
-    let withdrawn = old.keys().filter(|td| !new.contains_key(*td));
-    let empty = withdrawn.map(|td| (td.clone(), Arc::new(TrustBundle::new(td.clone(), Vec::new()))));
-    empty.chain(new.iter().map(|(td, bundle)| (td.clone(), bundle.clone()))).collect()
-}
-
-fn union(old: &Bundles, new: &Bundles) -> Bundles {
-    let mut both = old.clone();
-    for (td, bundle) in new {
-        let merged = both.get(td).map_or_else(|| bundle.clone(), |before| Arc::new(before.union(bundle)));
-        both.insert(td.clone(), merged);
-    }
-    both
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secret::fixture;
-
-    /// Each stage as "svid serial / authorities of each trust domain".
-    fn shown(stages: &[IdentitySnapshot]) -> Vec<String> {
-        stages.iter().map(fixture::shown).collect()
-    }
-
-    fn snapshot(leaf: &str, bundles: &[(&str, &[&str])]) -> IdentitySnapshot {
-        fixture::snapshot(&[("spiffe://example.org/w", leaf)], bundles)
-    }
-
-    #[test]
-    fn nothing_new_is_no_stage() {
-        let state = snapshot("l1", &[("example.org", &["a"])]);
-        assert!(stages(&state, &state).is_empty());
-    }
-
-    #[test]
-    fn a_new_leaf_goes_out_at_once() {
-        let old = snapshot("l1", &[("example.org", &["a"])]);
-        let new = snapshot("l2", &[("example.org", &["a"])]);
-        assert_eq!(shown(&stages(&old, &new)), ["l2 example.org=a"]);
-    }
-
-    #[test]
-    fn trust_grows_before_the_leaf_and_shrinks_after_it() {
-        let old = snapshot("l1", &[("example.org", &["a"])]);
-        let new = snapshot("l2", &[("example.org", &["b"])]);
-        assert_eq!(shown(&stages(&old, &new)), ["l1 example.org=a,b", "l2 example.org=a,b", "l2 example.org=b"]);
-    }
-
-    #[test]
-    fn growth_alone_and_shrinking_alone_are_one_stage() {
-        let one = snapshot("l1", &[("example.org", &["a"])]);
-        let two = snapshot("l1", &[("example.org", &["a", "b"])]);
-        assert_eq!(shown(&stages(&one, &two)), ["l1 example.org=a,b"]);
-        assert_eq!(shown(&stages(&two, &one)), ["l1 example.org=a"]);
-    }
-
-    #[test]
-    fn replaced_trust_overlaps_even_without_a_new_leaf() {
-        let old = snapshot("l1", &[("example.org", &["a"])]);
-        let new = snapshot("l1", &[("example.org", &["b"])]);
-        assert_eq!(shown(&stages(&old, &new)), ["l1 example.org=a,b", "l1 example.org=b"]);
-    }
-
-    #[test]
-    fn each_stage_changes_one_kind_of_thing() {
-        let old = snapshot("l1", &[("example.org", &["a"]), ("other.org", &["x"])]);
-        let new = snapshot("l2", &[("example.org", &["b"])]);
-        let stages = stages(&old, &new);
-        let states: Vec<_> = [&old].into_iter().chain(&stages).collect();
-        let changes: Vec<_> = states.windows(2).map(|pair| Change::between(pair[0], pair[1])).collect();
-        let none = Change::default();
-        assert_eq!(
-            changes,
-            [
-                Change { trust_grows: true, ..none },
-                Change { certificates: true, ..none },
-                Change { trust_shrinks: true, ..none }
-            ]
-        );
-        assert_eq!(Change::between(&new, &new), none);
-    }
-
-    /// A peer whose certificate was revoked must not be let in again because its authority is about to go.
-    #[test]
-    fn a_revocation_list_stays_as_long_as_its_authority() {
-        let list = |label: &str| -> Arc<[u8]> { Arc::from(label.as_bytes()) };
-        let mut old = snapshot("l1", &[("example.org", &["a"])]);
-        old.crls = vec![list("of a")];
-        let mut new = snapshot("l2", &[("example.org", &["b"])]);
-        new.crls = vec![list("of b")];
-        let lists: Vec<_> = stages(&old, &new).into_iter().map(|stage| stage.crls).collect();
-        let both = vec![list("of a"), list("of b")];
-        assert_eq!(lists, [both.clone(), both, vec![list("of b")]]);
-    }
-
-    #[test]
-    fn a_withdrawn_trust_domain_stays_as_one_that_trusts_nobody() {
-        let old = snapshot("l1", &[("example.org", &["a"]), ("other.org", &["x"])]);
-        let new = snapshot("l1", &[("example.org", &["a"])]);
-        let done = stages(&old, &new);
-        assert_eq!(shown(&done), ["l1 example.org=a other.org="]);
-        assert!(stages(&done[0], &new).is_empty(), "and it is not news again");
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;

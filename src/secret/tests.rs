@@ -64,6 +64,7 @@ fn meaning(set: &ResourceSet, name: &str) -> String {
             let same = set.listed().find(|listed| listed.version() == resource.version());
             same.map_or_else(|| "its own".to_owned(), |listed| listed.name().to_string())
         }
+        Lookup::KeptBack(_) => "kept back".to_owned(),
         Lookup::Withheld => "withheld".to_owned(),
         Lookup::Absent => "absent".to_owned(),
         Lookup::Impossible => "impossible".to_owned(),
@@ -167,6 +168,24 @@ fn nodes_with_one_name_for_one_thing_share_its_resource() {
     assert!(Arc::ptr_eq(&set("not/a/segment"), view.set()), "nothing of its own");
     let many: Vec<_> = (0..3000).map(|at| set(&format!("n{at}"))).collect();
     assert_eq!(meaning(many.last().unwrap(), "sds://n2999"), B, "beyond what is kept it works as well");
+}
+
+#[test]
+fn views_are_the_same_when_no_client_could_tell_them_apart() {
+    let catalog = catalog(|_| ());
+    let of =
+        |snapshot: &Arc<IdentitySnapshot>| viewed(&catalog, &catalog.contents(snapshot, AT).unwrap(), Flavour::Spiffe);
+    let one = state();
+    assert!(of(&one).says_the_same_as(&of(&one)));
+    // A hint is in no name that all share, but names of nodes may stand for it.
+    let mut hinted = (*one).clone();
+    Arc::make_mut(&mut hinted.svids[0]).hint = crate::identity::Hint::new("another");
+    let hinted = of(&Arc::new(hinted));
+    assert_eq!(hinted.set().state(), of(&one).set().state());
+    assert!(!hinted.says_the_same_as(&of(&one)));
+    // What has expired is in both states.
+    let late = catalog.contents(&one, AT + 10 * fixture::NOT_AFTER).unwrap();
+    assert!(!viewed(&catalog, &late, Flavour::Spiffe).says_the_same_as(&of(&one)));
 }
 
 #[test]

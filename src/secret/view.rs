@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use super::{Contents, Flavour, NodeNames, Part, contents::Found, dot_free, name::decode_dots, table::Target};
-use crate::xds::{Content, Origin, Resource, ResourceName, ResourceSet};
+use crate::xds::{Content, Origin, Resource, ResourceName, ResourceSet, Version};
 
 /// How many names that depend on the node, and how many meanings of each, are kept for other nodes. Beyond it each
 /// stream has its own.
@@ -30,6 +30,8 @@ pub struct View {
     origin: Arc<Origin>,
     /// Never held across anything that waits, and gone with the state.
     made: Mutex<Made>,
+    /// The same without certificates, for those who are not to have them yet.
+    kept_back: OnceLock<(Arc<BTreeSet<Version>>, Arc<ResourceSet>)>,
 }
 
 impl View {
@@ -42,12 +44,28 @@ impl View {
         origin: Arc<Origin>,
     ) -> Self {
         let set = Arc::new(ResourceSet::from(x509.join(tokens).join(files)));
-        Self { contents, tokens: Some(tokens.clone()), flavour, set, origin, made: Mutex::default() }
+        Self {
+            contents,
+            tokens: Some(tokens.clone()),
+            flavour,
+            set,
+            origin,
+            made: Mutex::default(),
+            kept_back: OnceLock::new(),
+        }
     }
 
     pub(super) fn pending(files: &Part, origin: Arc<Origin>) -> Self {
         let set = Arc::new(ResourceSet::pending_but(files.resources()));
-        Self { contents: None, tokens: None, flavour: Flavour::Spiffe, set, origin, made: Mutex::default() }
+        Self {
+            contents: None,
+            tokens: None,
+            flavour: Flavour::Spiffe,
+            set,
+            origin,
+            made: Mutex::default(),
+            kept_back: OnceLock::new(),
+        }
     }
 
     /// What all clients share.
@@ -91,6 +109,20 @@ impl View {
         }
         let possible = Arc::new(move |name: &str| awaited.contains(&*decode_dots(name)));
         Arc::new(ResourceSet::over(&self.set, resources, withheld, possible))
+    }
+
+    /// The same for a client that must not have its certificates yet. They are withheld, and known to be there.
+    #[must_use]
+    pub fn for_node_without_certificates(&self, names: &NodeNames) -> Arc<ResourceSet> {
+        let (certificates, shared) = self.kept_back.get_or_init(|| {
+            let contents = self.contents.as_ref().map(|contents| contents.certificates().cloned().collect());
+            let contents: Arc<BTreeSet<_>> = Arc::new(contents.unwrap_or_default());
+            (contents.clone(), Arc::new(ResourceSet::keeping_back(&self.set, contents)))
+        });
+        if names.names.is_empty() {
+            return shared.clone();
+        }
+        Arc::new(ResourceSet::keeping_back(&self.for_node(names), certificates.clone()))
     }
 
     fn find(&self, target: &Target, tokens: &Part) -> Found {

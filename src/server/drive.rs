@@ -20,12 +20,19 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, body::Body};
 
-use super::{Shared, budget::Charge, inbound::Inbound, observe::StreamObserver, publish::Feed};
+use super::{
+    Shared,
+    budget::Charge,
+    inbound::Inbound,
+    observe::StreamObserver,
+    publish::{Arrival, Feed},
+    shared::Admission,
+};
 use crate::{
     identity::FileLease,
     listen::{Peer, peer::StreamPermit},
-    secret::{Flavour, NodeNames},
-    xds::{Limits, Node, Refusal, ResourceName, ResourceSet, Service, StreamState, Wire},
+    secret::{Flavour, NodeNames, View},
+    xds::{Limits, Refusal, ResourceName, ResourceSet, Service, StreamState, Wire},
 };
 
 /// Requests taken in before other streams of the connection get their turn.
@@ -47,6 +54,12 @@ pub(super) struct Drive<W> {
     flavour: Flavour,
     /// The client's flavours: by default, and with the SPIFFE validator disabled.
     flavours: (Flavour, Flavour),
+    /// The client holds something from before this stream, or others do.
+    returns: bool,
+    /// The step of the roll-out that the newest resources belong to.
+    number: u64,
+    /// The one that it was first given something of.
+    first_sent: Option<u64>,
     /// The second half of a frame whose first half is on its way.
     tail: Option<Bytes>,
     /// The client has said all that it wants to say: it gets what it is owed, and the stream ends.
@@ -67,8 +80,7 @@ impl<W: Wire> Drive<W> {
             Limits { names: limits.names_per_stream as usize, name_bytes: limits.name_bytes_per_stream as usize };
         let charge = shared.budgets.open(peer);
         let wildcard = settings.secrets.wildcard;
-        let (feed, names) = shared.admit_anyone();
-        let flavours = Flavour::either(&Node::default());
+        let Admission { feed, flavour, flavours, names } = shared.admit_anyone(&settings);
         Self {
             inbound: Inbound::new(body, shared.bounds(), charge.beside()),
             charge,
@@ -77,8 +89,11 @@ impl<W: Wire> Drive<W> {
             names,
             files: shared.files.lease(),
             now: None,
-            flavour: settings.flavour(flavours),
+            flavour,
             flavours,
+            returns: false,
+            number: 0,
+            first_sent: None,
             tail: None,
             deaf: false,
             ended: false,
@@ -118,12 +133,15 @@ impl<W: Wire> Drive<W> {
         let age = self.age();
         let event = self.state.on_request(message, age).map_err(|refusal| self.refuse(&refusal))?;
         if let Some(node) = &event.node {
-            let (feed, names) = self.shared.admit(node);
-            self.feed = WatchStream::new(feed);
-            self.names = names;
+            let admission = self.shared.admit(&self.shared.settings.now(), node);
+            self.follow_as(admission);
+        }
+        self.observer.heard(&event, &self.state);
+        // Once one client is back, whoever is new could meet those that are not.
+        if event.heard.as_ref().is_some_and(|heard| heard.opened) && self.shared.acks.has_returned() {
+            self.returns = true;
+            self.feed = WatchStream::new(self.shared.feeds.of(self.flavour));
             self.now = None;
-            self.flavours = Flavour::either(node);
-            self.flavour = self.shared.settings.flavour(self.flavours);
         }
         if event.heard.as_ref().is_some_and(|heard| heard.opened || heard.added + heard.dropped > 0) {
             let secrets = &self.shared.settings.now().secrets;
@@ -134,8 +152,23 @@ impl<W: Wire> Drive<W> {
                 self.files.hold(wanted.filter_map(|name| secrets.file(name.as_str())).collect());
             }
         }
-        self.observer.heard(&event, &self.state);
         Ok(self.charge.set(self.state.weight())?)
+    }
+
+    fn follow_as(&mut self, admission: Admission) {
+        let Admission { feed, flavour, flavours, names } = admission;
+        self.feed = WatchStream::new(feed);
+        (self.flavour, self.flavours, self.names) = (flavour, flavours, names);
+        self.now = None;
+    }
+
+    /// The resources that the client may have of this state.
+    fn of(&self, view: &View, arrival: Arrival) -> Arc<ResourceSet> {
+        let is_former = |since: u64| self.returns || self.first_sent.is_some_and(|sent| (1..since).contains(&sent));
+        match arrival.keeps_back {
+            Some(since) if is_former(since) => view.for_node_without_certificates(&self.names),
+            _ => view.for_node(&self.names),
+        }
     }
 
     /// Follows the feed of the flavour that is right now; the configuration has a say in it and may change.
@@ -166,7 +199,9 @@ impl<W: Wire> Drive<W> {
                     if self.now.is_some() {
                         self.observer.news(arrival);
                     }
-                    let set = view.for_node(&self.names);
+                    let set = self.of(&view, arrival);
+                    self.state.looks_at(arrival.number);
+                    self.number = arrival.number;
                     self.observer.sees(&set);
                     self.now = Some(set);
                     self.choose();
@@ -219,6 +254,7 @@ impl<W: Wire> http_body::Body for Drive<W> {
             let settled = this.now.as_ref().is_some_and(|now| now.is_known());
             return if this.deaf && settled { this.end(&Status::ok("")) } else { Poll::Pending };
         };
+        this.first_sent.get_or_insert(this.number);
         this.observer.sent(&outgoing);
         this.tail = outgoing.frame.tail;
         Poll::Ready(Some(Ok(Frame::data(outgoing.frame.head))))

@@ -15,6 +15,7 @@ use super::{
     observe::code_name,
     publish::Feed,
     service::respond,
+    shared::Admission,
 };
 use crate::{
     identity::FileLease,
@@ -112,12 +113,13 @@ pub(super) fn find<T>(
     if names.len() > limit {
         return Err(Status::resource_exhausted(format!("more than {limit} names in one request; split it")));
     }
-    let (feed, own_names) = shared.admit(node);
+    let live = shared.settings.now();
+    let Admission { feed, names: own_names, .. } = shared.admit(&live, node);
     let Feed::Live(view, _) = feed.borrow().clone() else {
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
     let now = view.for_node(&own_names);
-    let found = select(&now, &mut names, shared.settings.now().secrets.wildcard);
+    let found = select(&now, &mut names, live.secrets.wildcard);
     // Files may be there before any identity is; whatever else is asked for is waited for.
     if !now.is_known() && (found.is_empty() || found.len() < names.len()) {
         return Err(Status::unavailable("no identity has been received yet; ask again"));

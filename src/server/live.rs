@@ -38,12 +38,15 @@ impl Steering {
     /// that begin from now on, the drain deadline for the next drain.
     pub fn apply(&self, config: Config, secrets: secret::Config) {
         self.0.send_modify(|live| {
-            let secret::Config { naming, disable_spiffe_cert_validation, wildcard, rollout_hold, .. } = secrets;
+            let secret::Config {
+                naming, disable_spiffe_cert_validation, wildcard, rollout_hold, rollout_max_wait, ..
+            } = secrets;
             let secrets = secret::Config {
                 naming,
                 disable_spiffe_cert_validation,
                 wildcard,
                 rollout_hold,
+                rollout_max_wait,
                 // Streams are bound to the table when they begin, and tokens to those who fetch them.
                 ..live.secrets.clone()
             };

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use super::{
     Shared,
-    publish::Arrival,
+    publish::{AckSeat, Arrival},
     registry::{Resend, Seat},
     trail::Trail,
 };
@@ -95,6 +95,7 @@ pub(super) struct StreamObserver {
     client: Arc<Client>,
     meter: StreamMeter,
     seat: Seat,
+    acks: AckSeat,
     opened: bool,
     ended: Option<Code>,
     since_settled: SinceSettled,
@@ -117,9 +118,10 @@ impl StreamObserver {
         let client = Arc::new(Client { peer, node: String::new(), cluster: String::new(), variant, service });
         let meter = shared.metrics.open(service, variant, peer.class());
         let seat = shared.streams.open(client.clone());
+        let acks = shared.acks.seat();
         let since_settled = SinceSettled::default();
         let trail = shared.traces.get().map(Trail::of).unwrap_or_default();
-        Self { shared, client, meter, seat, opened: false, ended: None, since_settled, trail }
+        Self { shared, client, meter, seat, acks, opened: false, ended: None, since_settled, trail }
     }
 
     /// What an operator wants sent again: one name, or `Some(None)` for everything.
@@ -148,6 +150,8 @@ impl StreamObserver {
     /// The stream has nothing more to say.
     pub(super) fn settled(&mut self, state: &mut StreamState) {
         self.trail.settles();
+        self.acks.has(state.secrets().has_step());
+        self.seat.has_step(self.acks.counts_from());
         let changes = state.take_changes();
         self.seat.wants(state.secrets(), &changes);
         let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
@@ -181,6 +185,9 @@ impl StreamObserver {
         let Some(heard) = &event.heard else { return };
         self.since_settled.interest |= heard.opened || heard.added + heard.dropped > 0;
         self.since_settled.opened |= heard.opened;
+        if heard.returns {
+            self.acks.returns();
+        }
         if !self.opened {
             self.opened = true;
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
@@ -195,6 +202,7 @@ impl StreamObserver {
             Answer::Acked { resource: Some((name, version)), latency } => {
                 let _push = self.trail.answered(name, version, Verdict::Acked).entered();
                 self.meter.acked(*latency);
+                self.acks.answers();
                 self.seat.acked(name, version);
                 self.note(Weight::Routine, "resource_acked", name.as_str(), version.as_str());
                 tracing::debug!(client = %self.client, %name, %version, latency_us = latency.as_micros() as u64, "resource acknowledged");

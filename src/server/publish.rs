@@ -1,8 +1,9 @@
 //! Turns what the store holds into what streams send: one task a workload, however many streams there are.
 
+mod acks;
 mod encoded;
 mod feed;
-mod pace;
+mod report;
 mod traced;
 
 use std::{
@@ -16,36 +17,49 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(super) use acks::{AckSeat, Acks};
 use encoded::Encoded;
 pub(super) use feed::{Arrival, Feed, Feeds};
-use pace::Pace;
 use traced::Traced;
 
-use super::live::Live;
+use super::{Streams, live::Live};
 use crate::{
     identity::{Availability, FileSnapshot, IdentitySnapshot, JwtSnapshot},
     lifecycle::{Heartbeat, Responder, heartbeat},
-    secret::{self, Change, Flavour, Note, Part, SecretCatalog},
+    secret::{self, Change, Flavour, Hold, Note, Part, Rollout, SecretCatalog},
     telemetry::{metrics::RolloutMetrics, traces::Traces},
 };
+
+/// Nothing is looked at again sooner without a reason.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Publishes one workload's resources in the rollout order.
 #[derive(Debug)]
 pub(super) struct Publisher {
     catalog: SecretCatalog,
-    pace: Pace,
+    rollout: Rollout,
+    /// When its time began.
+    started: Instant,
+    acks: Acks,
+    /// The last step that streams were given.
+    number: u64,
+    /// Since which step certificates are kept back from former clients.
+    keeps_back: Option<u64>,
+    /// What waits now, and for what.
+    waiting: Option<Hold>,
+    streams: Streams,
     spiffe: watch::Sender<Feed>,
     plain: watch::Sender<Feed>,
-    /// What streams have been given last, `None` before anything and after a denial.
-    published: Option<Arc<IdentitySnapshot>>,
-    /// The same encoded, `None` before anything.
+    /// What streams were given last, encoded; `None` before anything.
     encoded: Option<Encoded>,
     tokens: Part,
     files: Part,
     /// When the oldest update came that streams have not been given in full; `None` when they have.
     arrived: Option<Instant>,
-    /// The step at hand had to wait for its turn, or still does.
-    held: bool,
+    /// When the next certificate of what was given last expires.
+    expiry: Option<Instant>,
+    /// What was given before a denial may be held by clients.
+    after_denial: bool,
     metrics: RolloutMetrics,
     traced: Traced,
     heartbeat: (Heartbeat, Responder),
@@ -53,20 +67,12 @@ pub(super) struct Publisher {
     noted: Vec<Note>,
 }
 
-/// What the publisher waits for next.
-enum Next {
-    /// The rest of a rollout, not before this moment.
-    Stage(Instant),
-    /// The first certificate to expire.
-    Expiry(Instant),
-    Nothing,
-}
-
 impl Publisher {
     /// A publisher and the feeds that it fills. Until something is known they withhold everything.
     #[must_use]
-    pub(super) fn new(catalog: SecretCatalog, config: &secret::Config) -> (Self, Feeds) {
-        let arrival = Arrival { since: Instant::now(), held: false, step: 0 };
+    pub(super) fn new(catalog: SecretCatalog, config: &secret::Config, streams: Streams) -> (Self, Feeds) {
+        let metrics = RolloutMetrics::default();
+        let arrival = Arrival { since: Instant::now(), held: false, step: 0, number: 0, keeps_back: None };
         let files = catalog.files(&FileSnapshot::default(), None);
         let pending = || Feed::Live(Arc::new(catalog.pending(&files)), arrival);
         let (spiffe, spiffe_feed) = watch::channel(pending());
@@ -74,18 +80,24 @@ impl Publisher {
         let tokens = catalog.tokens(&JwtSnapshot::default(), SystemTime::UNIX_EPOCH, None);
         let publisher = Self {
             catalog,
-            pace: Pace::new(config.rollout_hold),
+            rollout: Rollout::new(config.timing()),
+            started: Instant::now(),
+            acks: Acks::counting(metrics.clone()),
+            number: 0,
+            keeps_back: None,
+            waiting: None,
+            streams,
             spiffe,
             plain,
-            published: None,
             encoded: None,
             tokens,
             files,
             heartbeat: heartbeat("publisher"),
             noted: Vec::new(),
             arrived: None,
-            held: false,
-            metrics: RolloutMetrics::default(),
+            expiry: None,
+            after_denial: false,
+            metrics,
             traced: Traced::default(),
         };
         (publisher, Feeds { spiffe: spiffe_feed, plain: plain_feed })
@@ -95,6 +107,12 @@ impl Publisher {
     #[must_use]
     pub(super) fn metrics(&self) -> &RolloutMetrics {
         &self.metrics
+    }
+
+    /// Where streams say how far they are.
+    #[must_use]
+    pub(super) fn acks(&self) -> &Acks {
+        &self.acks
     }
 
     /// Traces the rotations that it publishes.
@@ -122,15 +140,11 @@ impl Publisher {
         // A server that was given no tokens has nothing to follow.
         let mut following = true;
         let mut tuned = None;
-        let mut next = Next::Nothing;
+        let mut wake = None;
+        let acks = self.acks.clone();
+        self.started = Instant::now();
         loop {
-            let wake = match next {
-                Next::Stage(at) | Next::Expiry(at) => Some(at),
-                Next::Nothing => None,
-            };
-            // A rollout in progress is not disturbed by newer states: they are taken up at its next step.
-            let holding = matches!(next, Next::Stage(_));
-            tokio::select! {
+            let direct = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.heartbeat.1.answer() => continue,
                 Ok(()) = settings.changed() => {
@@ -140,16 +154,13 @@ impl Publisher {
                         self.retune(&live.secrets);
                     }
                     tuned = Some(live);
-                    continue;
+                    false
                 }
                 changed = states.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    self.arrived.get_or_insert_with(Instant::now);
-                    if holding {
-                        continue;
-                    }
+                    true
                 }
                 // Tokens and certificates have nothing to do with each other: neither waits, or makes the other wait.
                 changed = tokens.changed(), if following => {
@@ -162,141 +173,124 @@ impl Publisher {
                 Ok(()) = files.changed() => {
                     let snapshot = files.borrow_and_update().clone();
                     self.files = self.catalog.files(&snapshot, Some(&self.files));
-                    self.send(Arrival { since: Instant::now(), held: false, step: 0 });
+                    self.send(Instant::now(), false);
                     continue;
                 }
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-            }
+                () = acks.changed() => false,
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => false,
+            };
+            let direct = direct || states.has_changed().unwrap_or_default();
             let state = states.borrow_and_update().clone();
-            self.traced.takes_up(&state);
-            next = self.advance(&state);
-            if !matches!(next, Next::Stage(_)) {
-                self.traced.settles();
-                self.arrived = None;
+            if direct {
+                self.arrived.get_or_insert_with(Instant::now);
             }
+            self.traced.takes_up(&state);
+            wake = self.advance(&state, direct);
         }
         self.spiffe.send_replace(Feed::Closing);
         self.plain.send_replace(Feed::Closing);
     }
 
-    /// Publishes the next step towards `state`.
-    fn advance(&mut self, state: &Availability) -> Next {
+    /// Publishes what is due on the way to `state`; `direct` when that has just come. Returns when to look again.
+    fn advance(&mut self, state: &Availability, direct: bool) -> Option<Instant> {
         let target = match state {
-            Availability::Pending => return Next::Nothing,
+            Availability::Pending => return None,
             Availability::Denied(_) => {
-                self.published = None;
-                self.traced.begins(Change::default());
-                let nothing = self.catalog.nothing();
-                self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
-                self.held = false;
-                self.metrics.hold(false);
-                self.send(self.arrival());
-                return Next::Nothing;
+                self.deny();
+                return None;
             }
             Availability::Ready(target) => target,
         };
-        let (step, change, more) = match &self.published {
-            None => (Arc::clone(target), Change::default(), false),
-            Some(published) => {
-                let mut stages = secret::stages(published, target).into_iter();
-                // Without a stage there is nothing new; but a certificate may have expired meanwhile.
-                let step = stages.next().map_or_else(|| Arc::clone(published), Arc::new);
-                let change = Change::between(published, &step);
-                (step, change, stages.next().is_some())
+        let hold = loop {
+            let plan = self.rollout.plan(target, self.acks.acked(), self.started.elapsed());
+            if let Some(number) = plan.overdue {
+                self.give_up(number);
+            }
+            let released = self.keeps_back.is_some() && !plan.keeps_back;
+            let again = || self.rollout.published().filter(|_| released).cloned();
+            let Some(step) = plan.step.or_else(again) else { break plan.hold };
+            if !self.publish(&step, plan.keeps_back, !direct) {
+                return None;
             }
         };
-        let now = Instant::now();
-        if let Some(at) = self.pace.not_before(change).filter(|at| *at > now) {
-            self.traced.holds();
-            tracing::debug!(hold_ms = (at - now).as_millis() as u64, "rollout holds before its next step");
-            self.held = true;
-            self.metrics.hold(true);
-            return Next::Stage(at);
+        if self.expiry.take_if(|at| *at <= Instant::now()).is_some()
+            && let Some(published) = self.rollout.published().cloned()
+            && self.encode(&published)
+        {
+            self.send(Instant::now(), false);
         }
-        if self.held {
-            self.metrics.hold(false);
-        }
-        self.traced.begins(change);
-        let at = SystemTime::now();
-        let rendered = self.render(&step, at);
-        self.held = false;
-        if !rendered {
-            return Next::Nothing;
-        }
-        self.published = Some(Arc::clone(&step));
-        self.pace.took(change, now);
-        // The rest of the rollout has its hold looked up when its turn comes, which is now.
-        if more { Next::Stage(now) } else { next_expiry(&step, at) }
+        self.wait(hold);
+        let until = hold.map(|hold| (self.started + hold.until).max(Instant::now() + TICK));
+        until.into_iter().chain(self.expiry).min()
     }
 
-    /// Serves what is published by other rules. A rollout goes on where it is: neither its step nor its hold changes.
+    /// Gives streams this state; on failure the last one stays in service. `held`: it could have been given before.
+    fn publish(&mut self, step: &Arc<IdentitySnapshot>, keeps_back: bool, held: bool) -> bool {
+        let change = match self.rollout.published() {
+            Some(before) => Change::between(before, step),
+            None => Change::default(),
+        };
+        self.traced.begins(change);
+        if !self.encode(step) {
+            return false;
+        }
+        // Without anybody who was there before, all have all of it already.
+        let quiet = self.keeps_back.is_some() && !keeps_back && !self.is_anybody_former();
+        let shrinks = Change { trust_shrinks: true, ..Change::default() };
+        if change != shrinks && !(quiet && change == Change::default()) {
+            self.number = self.acks.begin();
+        }
+        self.keeps_back = keeps_back.then(|| self.keeps_back.unwrap_or(self.number));
+        self.send(self.arrived.unwrap_or_else(Instant::now), held);
+        self.rollout.took(step, keeps_back, self.number, self.started.elapsed());
+        self.after_denial &= keeps_back;
+        true
+    }
+
+    /// Nothing is served any more.
+    fn deny(&mut self) {
+        self.traced.begins(Change::default());
+        self.rollout.deny();
+        let nothing = self.catalog.nothing();
+        self.encoded = Some(Encoded { contents: None, spiffe: nothing.clone(), plain: nothing });
+        (self.keeps_back, self.expiry, self.after_denial) = (None, None, true);
+        self.send(self.arrived.unwrap_or_else(Instant::now), false);
+        self.wait(None);
+    }
+
+    /// Whether some client may hold what it was given before a start or a denial.
+    fn is_anybody_former(&self) -> bool {
+        self.after_denial || self.acks.has_returned()
+    }
+
+    /// Serves what is published by other rules. A rollout goes on where it is.
     fn retune(&mut self, config: &secret::Config) {
-        self.pace.hold = config.rollout_hold;
+        self.rollout.tune(config.timing());
         let named = self.catalog.clone().configured(config.clone());
         let before = std::mem::replace(&mut self.catalog, named);
-        if let Some(published) = self.published.clone()
-            && !self.render(&published, SystemTime::now())
-        {
-            self.catalog = before;
+        if let Some(published) = self.rollout.published().cloned() {
+            if self.encode(&published) {
+                self.send(Instant::now(), false);
+            } else {
+                self.catalog = before;
+            }
         }
         // Each stream looks up whether its flavour is still the right one.
         self.spiffe.send_modify(|_| ());
         self.plain.send_modify(|_| ());
     }
 
-    /// Encodes and sends one state as of `at`; on failure the last one stays in service.
-    fn render(&mut self, step: &Arc<IdentitySnapshot>, at: SystemTime) -> bool {
-        let encoded = self.catalog.contents(step, at).and_then(|contents| {
-            let spiffe = self.catalog.x509(&contents, Flavour::Spiffe)?;
-            let plain = self.catalog.x509(&contents, Flavour::Plain)?;
-            Ok((contents, spiffe, plain))
-        });
-        match encoded {
-            Ok((contents, spiffe, plain)) => {
-                self.note(contents.notes());
-                self.encoded = Some(Encoded { contents: Some(contents), spiffe, plain });
-                self.send(self.arrival());
-                true
-            }
-            Err(error) => {
-                self.metrics.failed();
-                self.traced.ends(Some(error.to_string()));
-                tracing::error!(%error, "identity update cannot be served, the last good one stays");
-                false
-            }
-        }
-    }
-
-    /// Says what is new since the last state.
-    fn note(&mut self, notes: &[Note]) {
-        for note in notes.iter().filter(|note| !self.noted.contains(note)) {
-            match note {
-                Note::NoDefault(wanted) => {
-                    tracing::warn!(%wanted, "no identity is the default one that is configured, its name waits for one");
-                }
-                Note::IncompleteCrls(trust_domain) => {
-                    tracing::warn!(%trust_domain, "some authorities of the trust domain have no revocation list");
-                }
-            }
-        }
-        self.noted = notes.to_vec();
-    }
-
     /// Takes up the newest tokens; certificates and contexts are not encoded again.
     fn renew_tokens(&mut self, snapshot: &Arc<JwtSnapshot>) {
         self.traced.begins_tokens(snapshot);
         self.tokens = self.catalog.tokens(snapshot, SystemTime::now(), Some(&self.tokens));
-        self.send(Arrival { since: Instant::now(), held: false, step: 0 });
-    }
-
-    /// When and how the step at hand came.
-    fn arrival(&self) -> Arrival {
-        Arrival { since: self.arrived.unwrap_or_else(Instant::now), held: self.held, step: 0 }
+        self.send(Instant::now(), false);
     }
 
     /// Sends what is encoded. Before the source has said anything about certificates nothing is, but for files: a set
     /// without them would withdraw what clients hold from before our start.
-    fn send(&mut self, mut arrival: Arrival) {
+    fn send(&mut self, since: Instant, held: bool) {
+        let arrival = Arrival { since, held, step: 0, number: self.number, keeps_back: self.keeps_back };
         let mut news = None;
         for (feed, flavour) in [(&self.spiffe, Flavour::Spiffe), (&self.plain, Flavour::Plain)] {
             let view = match &self.encoded {
@@ -307,32 +301,28 @@ impl Publisher {
                 None => self.catalog.pending(&self.files),
             };
             let listed = view.set().listed().count();
-            let modified = feed.send_if_modified(|current| {
-                let known = if let Feed::Live(live, _) = current { Some(&**live) } else { None };
-                let same = known.is_some_and(|live| live.says_the_same_as(&view));
-                if !same {
-                    // Streams must hear of the step before they see it, whatever their flavour.
-                    arrival.step = self.traced.announces(known, &view);
-                    *current = Feed::Live(Arc::new(view), arrival);
+            let mut same = false;
+            feed.send_if_modified(|current| {
+                let Feed::Live(known, before) = current else { return false };
+                same = known.says_the_same_as(&view);
+                if same {
+                    // All have to know the number of the step, those to whom it says nothing too.
+                    let told = before.number == arrival.number;
+                    *before = Arrival { step: before.step, ..arrival };
+                    return !told;
                 }
-                !same
+                // Streams must hear of the step before they see it, whatever their flavour.
+                let step = self.traced.announces(Some(&**known), &view);
+                *current = Feed::Live(Arc::new(view), Arrival { step, ..arrival });
+                true
             });
-            news = news.or(modified.then_some(listed));
+            news = news.or((!same).then_some(listed));
         }
         self.traced.ends(None);
         if let Some(listed) = news {
             self.metrics.published(listed);
         }
     }
-}
-
-/// When the next certificate of `snapshot` stops being served to newcomers, of those that were when it was rendered.
-fn next_expiry(snapshot: &IdentitySnapshot, rendered: SystemTime) -> Next {
-    let ends = snapshot.svids.iter().map(|svid| svid.validity.not_after);
-    let Some(next) = ends.filter(|end| *end >= rendered).min() else { return Next::Nothing };
-    // One tick later, because the last moment still counts as valid.
-    let left = next.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(1);
-    Next::Expiry(Instant::now() + left)
 }
 
 #[cfg(test)]

@@ -115,8 +115,13 @@ struct Cell {
     opened: SystemTime,
     asked: AtomicBool,
     waker: AtomicWaker,
+    /// The last step of a roll-out that the client has, or [`UNCOUNTED`].
+    step: AtomicU64,
     view: Mutex<View>,
 }
+
+/// The step of a stream that roll-outs do not wait for.
+const UNCOUNTED: u64 = u64::MAX;
 
 struct View {
     client: Arc<Client>,
@@ -143,6 +148,7 @@ impl Streams {
             opened: SystemTime::now(),
             asked: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            step: AtomicU64::new(UNCOUNTED),
             view: Mutex::new(view),
         });
         self.live().insert(id, cell.clone());
@@ -184,6 +190,19 @@ impl Streams {
         concerned
     }
 
+    /// The clients that a roll-out waits for and that have not this step of it. They are not named again before they have
+    /// another one.
+    pub(super) fn give_up(&self, step: u64) -> Vec<Arc<Client>> {
+        let without = |cell: &Arc<Cell>| {
+            let late = cell.step.load(Ordering::Relaxed) < step;
+            if late {
+                cell.step.store(UNCOUNTED, Ordering::Relaxed);
+            }
+            late
+        };
+        self.cells().iter().filter(|cell| without(cell)).map(|cell| cell.view().client.clone()).collect()
+    }
+
     fn cells(&self) -> Vec<Arc<Cell>> {
         self.live().values().cloned().collect()
     }
@@ -219,6 +238,11 @@ impl Seat {
             rows.push(known.standing(standing));
         }
         view.rows = rows;
+    }
+
+    /// The last step of a roll-out that the client has; `None` if it is not waited for.
+    pub(super) fn has_step(&self, step: Option<u64>) {
+        self.cell.step.store(step.unwrap_or(UNCOUNTED), Ordering::Relaxed);
     }
 
     /// What the stream looks at.

@@ -11,8 +11,8 @@ use super::{
     StreamEvent, Streams,
     budget::Budgets,
     inbound::Bounds,
-    live::Settings,
-    publish::{Feed, Feeds},
+    live::{Live, Settings},
+    publish::{Acks, Feed, Feeds},
 };
 use crate::{
     identity::FileStore,
@@ -37,9 +37,22 @@ pub(super) struct Shared {
     /// The names of clients that do not say who they are.
     pub(super) anonymous: Arc<NodeNames>,
     pub(super) streams: Streams,
+    /// How far each stream is in a roll-out.
+    pub(super) acks: Acks,
     pub(super) journal: Journal,
     /// Set before the first stream, or never.
     pub(super) traces: OnceLock<Traces>,
+}
+
+/// What a client follows, all of it by one state of the configuration.
+pub(super) struct Admission {
+    pub(super) feed: watch::Receiver<Feed>,
+    /// The flavour of the feed.
+    pub(super) flavour: Flavour,
+    /// The client's flavours: by default, and with the SPIFFE validator disabled.
+    pub(super) flavours: (Flavour, Flavour),
+    /// Names that only this client has.
+    pub(super) names: Arc<NodeNames>,
 }
 
 impl Shared {
@@ -50,22 +63,78 @@ impl Shared {
     }
 
     /// The same for a client that has not said, or never will say, who it is.
-    pub(super) fn admit_anyone(&self) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
-        let live = self.settings.now();
-        (self.feeds.of(Flavour::of(&Node::default(), &live.secrets)), self.anonymous.clone())
+    pub(super) fn admit_anyone(&self, live: &Live) -> Admission {
+        self.admission(live, &Node::default(), self.anonymous.clone())
     }
 
     /// What the client that calls itself this follows, and the names that only it has.
-    pub(super) fn admit(&self, node: &Node) -> (watch::Receiver<Feed>, Arc<NodeNames>) {
+    pub(super) fn admit(&self, live: &Live, node: &Node) -> Admission {
         if *node == Node::default() {
-            return self.admit_anyone();
+            return self.admit_anyone(live);
         }
-        let live = self.settings.now();
         let names = live.secrets.names.bind(node, &live.secrets.naming);
         for unusable in &names.unusable {
             self.unusable.say(node, unusable);
         }
-        (self.feeds.of(Flavour::of(node, &live.secrets)), Arc::new(names))
+        self.admission(live, node, Arc::new(names))
+    }
+
+    fn admission(&self, live: &Live, node: &Node, names: Arc<NodeNames>) -> Admission {
+        let flavours = Flavour::either(node);
+        let flavour = live.flavour(flavours);
+        Admission { feed: self.feeds.of(flavour), flavour, flavours, names }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Config, EVENTS_KEPT, live, publish::Publisher},
+        *,
+    };
+    use crate::{
+        secret::{self, SecretCatalog},
+        xds::SECRET_TYPE_URL,
+    };
+
+    /// A stream whose feed and flavour were of two configurations would follow the wrong one for good: it changes over
+    /// only when its flavour is another.
+    #[test]
+    fn the_feed_is_that_of_the_flavour_though_a_reload_comes_in_between() {
+        let secrets = secret::Config::default();
+        let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
+        let (steering, settings) = live::channel(Config::default(), secrets.clone());
+        let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
+        let (publisher, feeds) = Publisher::new(catalog, &secrets, Streams::default());
+        let metrics = StreamMetrics::default();
+        let shared = Shared {
+            budgets: Budgets::new(settings.clone(), metrics.clone()),
+            settings,
+            origin,
+            feeds,
+            files: Arc::new(FileStore::new()),
+            peers: PeerStreams::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            metrics,
+            unusable: Unusable::new(secrets.names.templates()),
+            anonymous: Arc::new(secrets.names.bind(&Node::default(), &secrets.naming)),
+            streams: Streams::default(),
+            acks: publisher.acks().clone(),
+            journal: Journal::default(),
+            traces: OnceLock::new(),
+        };
+        let named = Node { id: "envoy".to_owned(), ..Node::default() };
+        let before = shared.settings.now();
+        steering.apply(Config::default(), secret::Config { disable_spiffe_cert_validation: true, ..secrets });
+        let after = shared.settings.now();
+        for (live, flavour) in [(before, Flavour::Spiffe), (after, Flavour::Plain)] {
+            for node in [&Node::default(), &named] {
+                let admission = shared.admit(&live, node);
+                assert_eq!(admission.flavour, flavour);
+                assert!(admission.feed.same_channel(&shared.feeds.of(flavour)));
+                assert_eq!(admission.flavours, (Flavour::Spiffe, Flavour::Plain));
+            }
+        }
     }
 }
 

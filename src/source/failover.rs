@@ -12,7 +12,7 @@
 //! | says "no identity" | that is an answer, not a loss; with `on_denial` the same as a loss |
 //! | delivers, but is not the preferred one | the better ones are asked too, and switched back to after `failback_after` without a failure |
 //!
-//! A switch is one whole snapshot that replaces another, and goes the way of every change: trust first (`secret::stages`).
+//! A switch is one whole snapshot that replaces another, and goes the way of every change: trust first (`secret::Rollout`).
 
 #[cfg(test)]
 mod tests;

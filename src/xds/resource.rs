@@ -1,13 +1,12 @@
 //! Resources: named, versioned bytes, encoded once and shared by every stream.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, OnceLock},
 };
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::{
@@ -193,6 +192,8 @@ impl fmt::Debug for Resource {
 pub enum Lookup<'a> {
     /// Here it is.
     Available(&'a Arc<Resource>),
+    /// Here it is, but not for this client yet: say nothing, whatever it holds.
+    KeptBack(&'a Arc<Resource>),
     /// Not now, perhaps later: say nothing, whatever the client holds.
     Withheld,
     /// Not now, perhaps later, and what the client may hold is withdrawn.
@@ -215,6 +216,8 @@ pub struct ResourceSet {
     withholding: Option<Absence>,
     /// What many peers share, below the names of one.
     base: Option<Arc<ResourceSet>>,
+    /// Contents of the base that are kept back.
+    kept_back: Option<Arc<BTreeSet<Version>>>,
 }
 
 impl ResourceSet {
@@ -248,7 +251,7 @@ impl ResourceSet {
             let version = resource.as_ref().map_or("", |resource| resource.version().as_str());
             [name.as_str().as_bytes(), version.as_bytes()]
         }));
-        Self { state, known: true, resources: all, possible, withholding: None, base: None }
+        Self { state, known: true, resources: all, possible, withholding: None, base: None, kept_back: None }
     }
 
     /// The same, but of what is not there, names for which `withholding` holds are withheld.
@@ -272,6 +275,15 @@ impl ResourceSet {
         set
     }
 
+    /// `base`, of which these contents are kept back for now.
+    #[must_use]
+    pub fn keeping_back(base: &Arc<Self>, contents: Arc<BTreeSet<Version>>) -> Self {
+        let mut set = Self::over(base, [], [], Arc::new(|_| false));
+        set.state = Version::digest([base.state.as_str().as_bytes(), b"kept back"]);
+        set.kept_back = Some(contents);
+        set
+    }
+
     /// A digest over every name and version: equal sets have nothing new to say.
     #[must_use]
     pub fn state(&self) -> &Version {
@@ -289,6 +301,7 @@ impl ResourceSet {
     pub fn lookup(&self, name: &str) -> Lookup<'_> {
         match self.base.as_ref().map(|base| base.lookup(name)) {
             None | Some(Lookup::Impossible) => {}
+            Some(Lookup::Available(resource)) if self.keeps_back(resource) => return Lookup::KeptBack(resource),
             Some(known) => return known,
         }
         match self.resources.get(name) {
@@ -301,7 +314,11 @@ impl ResourceSet {
         }
     }
 
-    /// Every resource that can be sent now, each layer by name.
+    fn keeps_back(&self, resource: &Resource) -> bool {
+        self.kept_back.as_ref().is_some_and(|contents| contents.contains(resource.version()))
+    }
+
+    /// Every resource that can be sent now or is kept back, each layer by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         let base: Box<dyn Iterator<Item = &Arc<Resource>>> = match &self.base {
             Some(base) => Box::new(base.iter()),
@@ -322,26 +339,6 @@ impl fmt::Debug for ResourceSet {
     }
 }
 
-/// A buffer that `fill` fills to exactly this length. It is never moved: growing would leave copies of a key behind.
-pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(Vec::with_capacity(length));
-    let at = out.as_ptr();
-    fill(&mut out);
-    debug_assert!(out.len() == length && out.as_ptr() == at, "{length} bytes announced, {} written", out.len());
-    out
-}
-
-/// Bytes with one owner, wiped when the last clone is dropped.
-pub(super) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
-    struct Wiped(Zeroizing<Vec<u8>>);
-    impl AsRef<[u8]> for Wiped {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    Bytes::from_owner(Wiped(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,13 +357,7 @@ mod tests {
         fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
         let content = Content::new(Version::claimed("1"), Rank::Credential, Zeroizing::default());
         is_wiped(&content.body);
-        is_wiped(&filled(1, |out| out.push(1)));
-    }
-
-    #[test]
-    #[should_panic(expected = "3 bytes announced, 4 written")]
-    fn a_buffer_that_grows_is_noticed() {
-        filled(3, |out| out.extend([0; 4]));
+        is_wiped(&crate::xds::filled(1, |out| out.push(1)));
     }
 
     #[test]

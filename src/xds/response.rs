@@ -6,12 +6,13 @@
 
 use std::fmt;
 
-use super::{
-    Origin, Resource, ResourceName, Variant, Version,
-    resource::{filled, wiped},
-};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::{
+    Origin, Resource, ResourceName, Variant, Version,
+    buffer::{filled, wiped},
+};
 
 /// Field numbers of `DiscoveryResponse` and `DeltaDiscoveryResponse` (envoy/service/discovery/v3/discovery.proto).
 mod field {

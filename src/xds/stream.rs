@@ -121,6 +121,11 @@ impl StreamState {
         Some(Outgoing { frame, update: Some(update) })
     }
 
+    /// The sets from now on belong to this step of a roll-out.
+    pub fn looks_at(&mut self, step: u64) {
+        self.secrets.looks_at(step);
+    }
+
     /// Owes the client again what it holds of secrets: `name`, or everything. An operator's wish, so content that was
     /// rejected is sent again too.
     pub fn resend(&mut self, name: Option<&ResourceName>) {

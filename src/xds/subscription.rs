@@ -115,6 +115,8 @@ pub struct Subscription {
     changes: Changes,
     /// How often content was sent again under the nonce of its earlier sending.
     reissued: u32,
+    /// The step of a roll-out that the newest set belongs to.
+    step: u64,
 }
 
 impl Subscription {
@@ -143,6 +145,7 @@ impl Subscription {
             dirty: Changes::default(),
             changes: Changes::default(),
             reissued: 0,
+            step: 0,
         }
     }
 
@@ -188,7 +191,8 @@ impl Subscription {
         if changed || opened || resent {
             self.touch_all();
         }
-        Ok(Heard { opened, answer, added, dropped, overlong, resent, wildcard })
+        let returns = opened && self.resume.is_some();
+        Ok(Heard { opened, answer, added, dropped, overlong, resent, wildcard, returns })
     }
 
     /// Takes in an incremental request at `at`, the age of the stream.
@@ -225,6 +229,7 @@ impl Subscription {
         let overlong = self.refuse(overlong);
         let added = subscribe.len();
         self.interests.subscribe(subscribe);
+        let returns = opened && !request.initial_versions.is_empty();
         if opened {
             // Names that the client holds without subscribing to them only matter to a wildcard.
             for (name, version) in request.initial_versions {
@@ -235,7 +240,7 @@ impl Subscription {
         let dropped = unsubscribe.len();
         // While the wildcard covers them, the client must hear whether the names still exist.
         self.interests.unsubscribe(unsubscribe, self.wildcard);
-        Ok(Heard { opened, answer, added, dropped, overlong, resent: false, wildcard: self.wildcard })
+        Ok(Heard { opened, answer, added, dropped, overlong, resent: false, wildcard: self.wildcard, returns })
     }
 
     /// The next thing to tell the client, given the newest set; `None` when there is nothing to say.
@@ -257,8 +262,19 @@ impl Subscription {
         let overlong = std::mem::take(&mut self.overlong);
         let names: Vec<_> = names.into_iter().chain(overlong).collect();
         let nonce = self.fresh_nonce(Version::digest(names.iter().map(|name| name.as_str().as_bytes())).as_str());
-        self.outstanding.push(Sent { nonce: nonce.clone(), resource: None, at });
+        self.outstanding.push(Sent { nonce: nonce.clone(), resource: None, at, step: self.step });
         Some(Update::Removed { names, nonce })
+    }
+
+    /// The sets from now on belong to this step of a roll-out.
+    pub fn looks_at(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// The last step of which everything was sent and answered. Asked when there is nothing more to send.
+    #[must_use]
+    pub fn has_step(&self) -> u64 {
+        self.outstanding.oldest_step().map_or(self.step, |step| step.saturating_sub(1))
     }
 
     /// Every name of interest and how it stands.
@@ -460,7 +476,7 @@ impl Subscription {
             .interests
             .iter()
             .filter_map(|interest| match now.lookup(interest.name.as_str()) {
-                Lookup::Available(resource) => Some(resource.clone()),
+                Lookup::Available(resource) | Lookup::KeptBack(resource) => Some(resource.clone()),
                 _ => None,
             })
             .collect();
@@ -486,13 +502,15 @@ impl Subscription {
             Variant::Sotw if !self.queue.is_empty() => resource.frames(self.variant).version_info().clone(),
             // Only what a new stream would be sent counts, or a name that is gone would spoil every later claim.
             Variant::Sotw => {
-                let available = |name: &ResourceName| matches!(now.lookup(name.as_str()), Lookup::Available(_));
+                let available = |name: &ResourceName| {
+                    matches!(now.lookup(name.as_str()), Lookup::Available(_) | Lookup::KeptBack(_))
+                };
                 state_digest(self.interests.held().filter(|(name, _)| available(name)))
             }
         };
         let nonce = self.fresh_nonce(resource.frames(self.variant).nonce());
         let named = Some((resource.name().clone(), resource.version().clone()));
-        self.outstanding.push(Sent { nonce: nonce.clone(), resource: named, at });
+        self.outstanding.push(Sent { nonce: nonce.clone(), resource: named, at, step: self.step });
         Update::Resource { resource, version_info, nonce }
     }
 

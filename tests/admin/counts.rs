@@ -135,13 +135,19 @@ async fn the_steps_of_a_rollout_are_counted() {
     site.issuer.activate_ca().unwrap();
     site.issuer.retire_ca().unwrap();
     site.issuer.recover();
-    client.expect(["ROOTCA", "default", "ROOTCA"]).await;
-    client.ack().await;
-    let samples = site.scraped("spiffe_sds_rollout_holding", &[], 0.0).await;
+    for name in ["ROOTCA", "default", "ROOTCA"] {
+        client.expect([name]).await;
+        client.ack().await;
+    }
+    let samples = site.scraped("spiffe_sds_rollout_streams_waited_for", &[], 0.0).await;
     assert_counts(
         &samples,
         &[
-            ("rollout_holds_total", &[], 2.0),
+            ("rollout_holding", &[], 0.0),
+            ("rollout_holds_total", &[("reason", "certificates")], 1.0),
+            ("rollout_holds_total", &[("reason", "withdrawal")], 1.0),
+            ("rollout_holds_total", &[("reason", "returning")], 0.0),
+            ("rollout_timeouts_total", &[], 0.0),
             ("publications_total", &[], before + 3.0),
             ("update_to_push_seconds_count", &[("rollout", "direct")], 1.0),
             ("update_to_push_seconds_count", &[("rollout", "held")], 2.0),

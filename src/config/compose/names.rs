@@ -39,6 +39,12 @@ impl Compose {
             jwt_svids: tokens.clone(),
             wildcard: raw.wildcard.unwrap_or(default.wildcard),
             rollout_hold: self.duration("secrets.rollout_hold", raw.rollout_hold, default.rollout_hold, hold),
+            rollout_max_wait: self.duration(
+                "secrets.rollout_max_wait",
+                raw.rollout_max_wait,
+                default.rollout_max_wait,
+                Duration::ZERO..=60 * SECOND,
+            ),
         }
     }
 

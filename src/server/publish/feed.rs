@@ -22,6 +22,10 @@ pub(in crate::server) struct Arrival {
     pub(in crate::server) held: bool,
     /// The number of the last step of a rotation that is in it; 0 before any, and where they are not traced.
     pub(in crate::server) step: u64,
+    /// The number of the last step of the roll-out: who has it has all before it.
+    pub(in crate::server) number: u64,
+    /// Clients that were given something before this step, or come back with something, must not have certificates yet.
+    pub(in crate::server) keeps_back: Option<u64>,
 }
 
 /// The feeds of one workload, one a flavour.

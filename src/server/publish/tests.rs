@@ -9,6 +9,8 @@ use crate::{
 
 const ID: &str = "spiffe://example.org/w";
 const HOLD: Duration = Duration::from_millis(250);
+/// After this, clients that were there before the start are back.
+const START: Duration = Duration::from_secs(2);
 
 /// A leaf and the authorities of the own trust domain.
 fn state(leaf: &str, authorities: &[&str]) -> Availability {
@@ -24,7 +26,7 @@ fn state(leaf: &str, authorities: &[&str]) -> Availability {
 async fn published(drive: impl AsyncFnOnce(&watch::Sender<Availability>)) -> Vec<(u128, Version, Version)> {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
     let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config, Streams::default());
     let (_steering, settings) = live::channel(crate::server::Config::default(), config.clone());
     let (states, receiver) = watch::channel(Availability::Pending);
     let stop = CancellationToken::new();
@@ -74,23 +76,25 @@ fn shown(seen: &[(u128, Version, Version)]) -> Vec<String> {
 async fn a_roll_over_in_one_message_holds_between_its_steps() {
     let seen = published(async |states| {
         states.send_replace(state("l1", &["a"]));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(START).await;
         states.send_replace(state("l2", &["b"]));
     })
     .await;
-    assert_eq!(shown(&seen), ["+1 trust", "+250 certificate", "+250 trust"]);
+    assert_eq!(shown(&seen), ["+2000 trust", "+250 certificate", "+250 trust"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_roll_over_in_hasty_messages_holds_all_the_same() {
     let seen = published(async |states| {
-        for next in [state("l1", &["a"]), state("l1", &["a", "b"]), state("l2", &["a", "b"]), state("l2", &["b"])] {
+        states.send_replace(state("l1", &["a"]));
+        tokio::time::sleep(START).await;
+        for next in [state("l1", &["a", "b"]), state("l2", &["a", "b"]), state("l2", &["b"])] {
             states.send_replace(next);
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     })
     .await;
-    assert_eq!(shown(&seen), ["+3 trust", "+250 certificate", "+250 trust"]);
+    assert_eq!(shown(&seen), ["+2000 trust", "+250 certificate", "+250 trust"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,6 +107,50 @@ async fn leaves_that_rotate_fast_do_not_wait() {
     })
     .await;
     assert_eq!(shown(&seen), ["+3 certificate", "+3 certificate"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_during_a_hold_is_not_dropped() {
+    let seen = published(async |states| {
+        states.send_replace(state("l1", &["a"]));
+        tokio::time::sleep(START).await;
+        states.send_replace(state("l2", &["a", "b"]));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        states.send_replace(state("l3", &["a", "b", "c"]));
+    })
+    .await;
+    // The second authority starts a hold of its own: nobody knows which of them has signed the leaf.
+    assert_eq!(shown(&seen), ["+2000 trust", "+100 trust", "+250 certificate"]);
+}
+
+/// A publisher that runs until the end of the test, and what streams of the usual flavour follow.
+fn running(states: &watch::Sender<Availability>) -> (live::Steering, watch::Receiver<Feed>, CancellationToken) {
+    let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".to_owned() });
+    let config = secret::Config { rollout_hold: HOLD, ..secret::Config::default() };
+    let catalog = SecretCatalog::new(config.clone(), origin);
+    let (publisher, feeds) = Publisher::new(catalog, &config, Streams::default());
+    let (steering, settings) = live::channel(crate::server::Config::default(), config);
+    let stop = CancellationToken::new();
+    let (tokens, files) = (watch::Sender::default().subscribe(), watch::Sender::default().subscribe());
+    tokio::spawn(publisher.run(states.subscribe(), tokens, files, settings.watch(), stop.clone()));
+    (steering, feeds.of(Flavour::Spiffe), stop)
+}
+
+async fn until(feed: &mut watch::Receiver<Feed>, is: impl Fn(Lookup<'_>) -> bool) {
+    let seen = feed.wait_for(|feed| matches!(feed, Feed::Live(view, _) if is(view.set().lookup("default"))));
+    drop(tokio::time::timeout(Duration::from_secs(30), seen).await.expect("in time").unwrap());
+}
+
+#[tokio::test]
+async fn every_stream_looks_up_its_flavour_after_a_reload() {
+    let (states, _) = watch::channel(state("l1", &["a"]));
+    let (steering, mut feed, stop) = running(&states);
+    until(&mut feed, |lookup| matches!(lookup, Lookup::Available(_))).await;
+    feed.mark_unchanged();
+    let secrets = secret::Config { disable_spiffe_cert_validation: true, ..secret::Config::default() };
+    steering.apply(crate::server::Config::default(), secrets);
+    tokio::time::timeout(Duration::from_secs(30), feed.changed()).await.expect("in time").unwrap();
+    stop.cancel();
 }
 
 #[tokio::test(start_paused = true)]

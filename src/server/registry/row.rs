@@ -48,7 +48,7 @@ impl Row {
 
     pub(super) fn current<'a>(&self, now: Option<&'a ResourceSet>) -> Option<&'a Version> {
         now.and_then(|now| match now.lookup(self.name.as_str()) {
-            Lookup::Available(resource) => Some(resource.version()),
+            Lookup::Available(resource) | Lookup::KeptBack(resource) => Some(resource.version()),
             Lookup::Withheld | Lookup::Absent | Lookup::Impossible => None,
         })
     }

@@ -194,7 +194,7 @@ impl Client {
         match now.lookup(name) {
             Lookup::Absent => assert!(told.is_some(), "{name} was never there"),
             Lookup::Impossible => assert!(told.is_some() || due, "{name} is removed twice"),
-            Lookup::Available(_) | Lookup::Withheld => panic!("{name} is not gone"),
+            Lookup::Available(_) | Lookup::KeptBack(_) | Lookup::Withheld => panic!("{name} is not gone"),
         }
     }
 

@@ -70,7 +70,9 @@ impl Interest {
             Lookup::Absent if delta && self.held.is_some() => Plan::Remove,
             Lookup::Impossible if delta && !self.told_absent => Plan::Remove,
             // SotW cannot say no: an empty response would not end Envoy's waiting either.
-            Lookup::Available(_) | Lookup::Withheld | Lookup::Absent | Lookup::Impossible => Plan::Nothing,
+            Lookup::Available(_) | Lookup::KeptBack(_) | Lookup::Withheld | Lookup::Absent | Lookup::Impossible => {
+                Plan::Nothing
+            }
         }
     }
 
@@ -78,7 +80,7 @@ impl Interest {
     pub(super) fn is_covered(&self, lookup: &Lookup<'_>) -> bool {
         match lookup {
             _ if self.explicit => true,
-            Lookup::Available(resource) => resource.is_listed(),
+            Lookup::Available(resource) | Lookup::KeptBack(resource) => resource.is_listed(),
             Lookup::Withheld => true,
             Lookup::Absent | Lookup::Impossible => false,
         }

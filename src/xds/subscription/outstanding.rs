@@ -15,6 +15,8 @@ pub(super) struct Sent {
     pub(super) resource: Option<(ResourceName, Version)>,
     /// The age of the stream when it was sent.
     pub(super) at: Duration,
+    /// The step of a roll-out that it was sent for, or an earlier one that brought nothing else.
+    pub(super) step: u64,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,11 @@ impl Outstanding {
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The step that the oldest one was sent for.
+    pub(super) fn oldest_step(&self) -> Option<u64> {
+        self.0.front().map(|sent| sent.step)
     }
 
     pub(super) fn is_empty(&self) -> bool {

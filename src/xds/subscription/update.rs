@@ -22,6 +22,8 @@ pub struct Heard {
     pub resent: bool,
     /// The subscription now includes everything that is listed.
     pub wildcard: bool,
+    /// It was the first, and its client says that it holds something from an earlier stream.
+    pub returns: bool,
 }
 
 /// What a request says about an earlier response.

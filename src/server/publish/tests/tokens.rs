@@ -64,7 +64,7 @@ fn version(feed: &watch::Receiver<Feed>, name: &str) -> Option<String> {
 async fn tokens_neither_wait_for_a_rollout_nor_disturb_it() {
     let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane: "test".into() });
     let config = secret::Config { jwt_svids: [request()].into(), rollout_hold: HOLD, ..secret::Config::default() };
-    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config);
+    let (publisher, feeds) = Publisher::new(SecretCatalog::new(config.clone(), origin), &config, Streams::default());
     let (states, tokens) = (watch::Sender::new(Availability::Pending), watch::Sender::new(token("t0")));
     let stop = CancellationToken::new();
     let (_steering, settings) = live::channel(crate::server::Config::default(), config);

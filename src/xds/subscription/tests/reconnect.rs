@@ -207,3 +207,56 @@ fn sotw_a_claim_waits_until_everything_is_known() {
     client.acks_all();
     client.hears(&full, &[]);
 }
+
+/// `now` for a client that must not have its certificates, whose version begins with `l`, yet.
+fn without_leaves(now: &ResourceSet) -> ResourceSet {
+    let leaves =
+        now.iter().map(|resource| resource.version().clone()).filter(|version| version.as_str().starts_with('l'));
+    ResourceSet::keeping_back(&Arc::new(now.clone()), Arc::new(leaves.collect()))
+}
+
+#[test]
+fn what_is_kept_back_is_not_sent_and_still_known() {
+    let (old, new) = (set(&["leaf@l1", "roots@r1"]), set(&["leaf@l2", "roots@r2"]));
+    let client = settled(&["leaf", "roots"], &old);
+    let mut same = client.reconnects();
+    same.hears(&without_leaves(&old), &[]);
+    same.hears(&old, &[]);
+    let mut other = client.reconnects();
+    other.hears(&without_leaves(&new), &["roots@r2"]);
+    other.acks_all();
+    other.hears(&new, &["leaf@l2"]);
+
+    let mut delta = Client::delta();
+    assert!(delta.edits(&["leaf", "roots", "other"], &[], &[("leaf", "l1"), ("roots", "r2")]).returns);
+    delta.hears(&without_leaves(&new), &[]);
+    delta.hears(&new, &["leaf@l2"]);
+    assert!(!Client::delta().edits(&["leaf"], &[], &[]).returns && !Client::sotw().sends("", "", &["leaf"]).returns);
+    assert!(Client::sotw().sends("v", "", &["leaf"]).returns);
+}
+
+#[test]
+fn a_step_is_there_when_all_that_was_sent_for_it_is_answered() {
+    for mut client in Client::each() {
+        let step = |client: &Client| client.server.has_step();
+        client.wants(&["a", "roots"]);
+        client.server.looks_at(1);
+        client.hears(&set(&["a@1", "roots@1"]), &["roots@1", "a@1"]);
+        assert_eq!(step(&client), 0);
+        client.acks();
+        assert_eq!(step(&client), 0);
+        client.server.looks_at(2);
+        client.hears(&set(&["a@1", "roots@1"]), &[]);
+        client.acks();
+        assert_eq!(step(&client), 2, "nothing was new in it");
+        client.server.looks_at(3);
+        client.hears(&set(&["a@1", "roots@2"]), &["roots@2"]);
+        client.server.looks_at(4);
+        client.hears(&set(&["a@2", "roots@2"]), &["a@2"]);
+        assert_eq!(step(&client), 2);
+        client.nacks("no");
+        assert_eq!(step(&client), 3, "a refusal is an answer");
+        client.acks();
+        assert_eq!(step(&client), 4);
+    }
+}
