@@ -7,6 +7,7 @@ mod files;
 pub mod jwks;
 mod name;
 mod pattern;
+mod re2;
 mod revocation;
 mod rollout;
 mod select;
@@ -24,6 +25,7 @@ pub use name::{
     JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_file, is_reserved,
 };
 pub use pattern::{Pattern, PatternError};
+pub use re2::Re2Error;
 pub use revocation::CrlPolicy;
 pub use rollout::{Change, Hold, HoldReason, Plan, Rollout, Timing};
 pub use select::DefaultIdentity;

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
 use spiffe_sds::{
     dev::envoy::{Envoy, EnvoyBinary, Load, admin::until, install, process, provision},
     envoy::{Action, Address, Bootstrap, Inject, JwtVerifier, Listener, Sds, Tls, Upstream, Variant},
@@ -144,6 +145,52 @@ fn envoy_refuses_what_is_broken() {
     for envoy in all() {
         let error = validate(&envoy, &file).unwrap_err();
         assert!(error.contains("set_node_on_any_message"), "{error}");
+    }
+}
+
+/// A configuration whose upstream is known by any of these regular expressions.
+fn matching(dir: &Path, texts: &[&str]) -> PathBuf {
+    let matchers: Vec<_> =
+        texts.iter().map(|text| json!({"san_type": "URI", "matcher": {"safe_regex": {"regex": text}}})).collect();
+    let authority = rcgen::generate_simple_self_signed([]).unwrap().cert;
+    let authority = pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, authority.der()).unwrap();
+    let tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {"validation_context": {
+            "trusted_ca": {"inline_string": authority},
+            "match_typed_subject_alt_names": matchers,
+        }},
+    });
+    let cluster = json!({"name": "up", "type": "STATIC", "transport_socket": {"name": "tls", "typed_config": tls}});
+    let file = dir.join("matching.json");
+    fs::write(&file, json!({"static_resources": {"clusters": [cluster]}}).to_string()).unwrap();
+    file
+}
+
+/// The table that `src/secret/re2/tests.rs` holds us to.
+#[test]
+fn regular_expressions_are_judged_as_envoy_judges_them() {
+    let lines = include_str!("envoy_bootstrap/re2.txt").lines();
+    let table: Vec<_> = lines.filter(|line| !line.starts_with('#')).map(|line| line.split_at(2)).collect();
+    let of = |verdict| table.iter().filter(move |(its, _)| *its == verdict).map(|(_, text)| *text);
+    let dir = tempfile::tempdir().unwrap();
+    let good: Vec<_> = of("+ ").collect();
+    assert!(good.len() > 100);
+    let envoys = all();
+    for envoy in &envoys {
+        assert_eq!(validate(envoy, &matching(dir.path(), &good)), Ok(()));
+    }
+    for (verdict, because_of_size) in [("- ", false), ("~ ", true)] {
+        for text in of(verdict) {
+            let file = matching(dir.path(), &[text]);
+            let refused: Vec<_> = envoys.iter().filter_map(|envoy| validate(envoy, &file).err()).collect();
+            assert!(!refused.is_empty(), "{text}");
+            assert_eq!(
+                refused.iter().any(|error| error.contains("program size")),
+                because_of_size,
+                "{text}: {refused:?}"
+            );
+        }
     }
 }
 

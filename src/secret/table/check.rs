@@ -1,10 +1,9 @@
 //! What can be wrong with a table of names, all of it found at once.
 
-use regex::Regex;
 use thiserror::Error;
 
 use super::{BundleChoice, Bundles, Entry, SanKind, SanRule, Target, UnusableReason, Wanted, WantedContext};
-use crate::secret::{Flavour, NameError, Naming, Template, name};
+use crate::secret::{Flavour, NameError, Naming, Re2Error, Template, name, re2};
 
 /// Stands for the value of every variable while a table is checked.
 const SAMPLE: &str = "x";
@@ -82,9 +81,9 @@ pub enum TableError {
     /// A value's dot would match anything.
     #[error("holds a variable, which a regular expression cannot; write another rule")]
     VariableInRegex,
-    /// No regular expression.
-    #[error("is not a regular expression; correct it (RE2 syntax, whole name)")]
-    Regex,
+    /// Envoy would reject the whole context.
+    #[error("is no regular expression that Envoy takes (RE2, whole name): {0}")]
+    Regex(Re2Error),
     /// Something else, which a sample did not show.
     #[error("cannot be used: {0}")]
     Other(String),
@@ -182,8 +181,8 @@ fn check_sans(context: &WantedContext, found: &mut impl FnMut(Field, TableError)
         if san.rule == SanRule::Regex {
             if !san.value.is_fixed() {
                 found(field, TableError::VariableInRegex);
-            } else if Regex::new(&text).is_err() {
-                found(field, TableError::Regex);
+            } else if let Err(error) = re2::check(&text) {
+                found(field, TableError::Regex(error));
             }
         }
     }

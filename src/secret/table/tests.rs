@@ -86,7 +86,7 @@ fn matchers_that_would_let_everyone_in_are_refused() {
     let expected = [
         "0 SubjectAltName(0): is looked at by the plain flavour only; write `flavour: plain`, or match a `uri`",
         "0 SubjectAltName(1): is empty and would match every name; write what to compare with",
-        "0 SubjectAltName(2): is not a regular expression; correct it (RE2 syntax, whole name)",
+        "0 SubjectAltName(2): is no regular expression that Envoy takes (RE2, whole name): a ( is not closed",
         "0 SubjectAltName(3): holds a variable, which a regular expression cannot; write another rule",
     ];
     assert_eq!(found, expected);
