@@ -113,14 +113,13 @@ impl App {
         server.stream_metrics().starved_after(config.admin().starved_after);
         let store = Arc::new(IdentityStore::new());
         let (limits, default) = (config.source_limits(), &config.secrets().default_identity);
-        let sources: Vec<_> = config.sources().iter().map(|source| source.source(limits, default)).collect();
+        let (sources, tokens) = config.sources().iter().map(|source| source.open(limits, default)).unzip();
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
         let supervisor = supervisor.with_traces(traces.clone());
-        let tokens = config.sources().iter().map(|source| source.jwt_source(limits, default)).collect();
         let (active, own) = (supervisor.active(), Workload::Own);
         let jwt = JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy);
-        let jwt = jwt.beside(&supervisor).with_traces(traces.clone());
+        let jwt = jwt.beside(&supervisor).with_traces(traces.clone()).with_default(default.clone());
         let warm = config.warm_start().map(|warm| WarmStart::new(warm.clone(), &supervisor));
         let server = server.with_tokens(store.watch_jwt(&Workload::Own)).with_traces(&traces);
         let asked = AskedFiles::new(config.secrets().files.clone(), server.files()).with_limits(*limits);

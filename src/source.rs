@@ -33,11 +33,12 @@ pub use workload_api::WorkloadApi;
 
 use std::{
     error::Error,
+    future::pending,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use tonic::Code;
 
 use crate::{
@@ -61,6 +62,12 @@ pub trait Source: Send + Sync {
     fn name(&self) -> Arc<str> {
         Arc::from("source")
     }
+
+    /// Ends when something tells that a session that failed may work now, so that nobody need wait for the time to try
+    /// again. By default nothing does.
+    fn back(&self) -> BoxFuture<'static, ()> {
+        pending().boxed()
+    }
 }
 
 impl<S: Source + ?Sized> Source for Arc<S> {
@@ -70,6 +77,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn name(&self) -> Arc<str> {
         (**self).name()
+    }
+
+    fn back(&self) -> BoxFuture<'static, ()> {
+        (**self).back()
     }
 }
 
@@ -83,27 +94,35 @@ pub enum Config {
 }
 
 impl Config {
+    /// The source itself, and the same as a source of tokens, where those that name nobody are `default`'s. Files have
+    /// none. Nothing is opened yet. What is more than `limits` allow is left out, but never the default identity.
+    #[must_use]
+    pub fn open(&self, limits: &Limits, default: &DefaultIdentity) -> (Arc<dyn Source>, Arc<dyn JwtSource>) {
+        match self {
+            Self::WorkloadApi(api) => {
+                // One and the same, so that each hears of what the other notices.
+                let api = WorkloadApi::new(api.clone()).with_limits(*limits).with_default(default.clone());
+                let api = Arc::new(api);
+                (api.clone(), api)
+            }
+            Self::Files(files) => {
+                let files = Arc::new(Files::new(files.clone()).with_limits(*limits));
+                (files.clone(), files)
+            }
+        }
+    }
+
     /// The source itself. Nothing is opened yet. What is more than `limits` allow is left out, but never the default
     /// identity.
     #[must_use]
     pub fn source(&self, limits: &Limits, default: &DefaultIdentity) -> Arc<dyn Source> {
-        match self {
-            Self::WorkloadApi(api) => {
-                Arc::new(WorkloadApi::new(api.clone()).with_limits(*limits).with_default(default.clone()))
-            }
-            Self::Files(files) => Arc::new(Files::new(files.clone()).with_limits(*limits)),
-        }
+        self.open(limits, default).0
     }
 
     /// The same as a source of tokens, where those that name nobody are `default`'s. Files have none.
     #[must_use]
     pub fn jwt_source(&self, limits: &Limits, default: &DefaultIdentity) -> Arc<dyn JwtSource> {
-        match self {
-            Self::WorkloadApi(api) => {
-                Arc::new(WorkloadApi::new(api.clone()).with_limits(*limits).with_default(default.clone()))
-            }
-            Self::Files(files) => Arc::new(Files::new(files.clone())),
-        }
+        self.open(limits, default).1
     }
 }
 

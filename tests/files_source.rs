@@ -269,7 +269,7 @@ async fn every_bad_content_is_named_with_its_file() {
         (&bundle, &key, &bundle, "its SPIFFE ID has no path"),
         (&huge, &key, &bundle, "svid.pem has more than 8388608 bytes"),
         (&chain, &key, "{\"keys\": 1}", "svid_bundle.pem is no SPIFFE trust bundle"),
-        (&chain, &key, "{\"keys\": [{\"use\": \"x509-svid\"}]}", "key 0 of"),
+        (&chain, &key, "{\"keys\": [{\"use\": \"x509-svid\", \"kty\": \"EC\", \"x5c\": [\"?\"]}]}", "key 0 of"),
         (
             &chain,
             &key,

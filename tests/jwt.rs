@@ -8,7 +8,7 @@ mod fixture;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fixture::{Client, ID, World};
+use fixture::{Client, ID, World, bounded, event, until};
 use spiffe_sds::{
     dev::{CaStep, JwtConfig, JwtFault},
     identity::{JwtState, TrustDomain},
@@ -85,7 +85,7 @@ async fn a_token_that_ends_is_emptied_and_comes_back() {
     while !client.next("jwt-bearer:payments").await.is_empty() {}
     let mut seen = Vec::new();
     while !matches!(seen.last(), Some(RenewalEvent::JwtExpired { .. })) {
-        seen.push(renewals.recv().await.unwrap());
+        seen.push(bounded(renewals.recv()).await.unwrap());
     }
     assert!(
         seen.iter().any(|event| matches!(event, RenewalEvent::JwtRenewalFailed { kind: ErrorKind::Transient, .. }))
@@ -122,7 +122,7 @@ async fn a_denied_token_is_emptied_after_the_grace_time() {
         world.issuer.jwt_key_step(&TrustDomain::new("example.org").unwrap(), step).unwrap();
     }
     assert_eq!(client.next("jwt:payments").await, "");
-    while !matches!(renewals.recv().await.unwrap(), RenewalEvent::JwtWithdrawn { .. }) {}
+    event(&mut renewals, |event| matches!(event, RenewalEvent::JwtWithdrawn { .. })).await;
     world.issuer.set_jwt_fault(None);
     client.token("jwt:payments").await;
 }
@@ -146,11 +146,7 @@ async fn bad_tokens_never_reach_a_client() {
         let mut renewals = world.renewals();
         world.issuer.set_jwt_fault(Some(fault.clone()));
         world.roll_jwt_keys();
-        let error = loop {
-            if let RenewalEvent::JwtRenewalFailed { error, .. } = renewals.recv().await.unwrap() {
-                break error;
-            }
-        };
+        let error = failure(&mut renewals).await;
         assert!(error.contains(why), "{fault:?}: {error}");
         assert!(!good.split('.').any(|part| error.contains(part)), "{error}");
         world.issuer.set_jwt_fault(None);
@@ -159,43 +155,69 @@ async fn bad_tokens_never_reach_a_client() {
     }
 }
 
+/// Why the next token could not be had.
+async fn failure(renewals: &mut tokio::sync::broadcast::Receiver<RenewalEvent>) -> std::sync::Arc<str> {
+    match event(renewals, |event| matches!(event, RenewalEvent::JwtRenewalFailed { .. })).await {
+        RenewalEvent::JwtRenewalFailed { error, .. } => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What of the own trust domain and of others is left out, each once, and what stays.
 #[tokio::test]
-async fn keys_follow_the_issuer_and_a_bad_set_changes_nothing() {
+async fn keys_follow_the_issuer_and_what_is_bad_takes_nothing_else_away() {
     let world = World::start("payments", |_| {}).await;
     let mut tokens = world.tokens();
-    let td = TrustDomain::new("example.org").unwrap();
+    let (td, partner) = (TrustDomain::new("example.org").unwrap(), TrustDomain::new("partner.org").unwrap());
     let keys = |snapshot: &spiffe_sds::identity::JwtSnapshot| snapshot.bundles.get(&td).map_or(0, |it| it.keys().len());
-    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+    until(&mut tokens, |snapshot| keys(snapshot) == 1).await;
     world.issuer.jwt_key_step(&td, CaStep::Prepare).unwrap();
-    tokens.wait_for(|snapshot| keys(snapshot) == 2).await.unwrap();
+    until(&mut tokens, |snapshot| keys(snapshot) == 2).await;
 
     let honest = world.issuer.jwt_bundles();
     let set: serde_json::Value = serde_json::from_slice(&honest.bundles["spiffe://example.org"]).unwrap();
-    let tampered = |change: fn(&mut serde_json::Value)| {
-        let (mut set, mut message) = (set.clone(), honest.clone());
-        change(&mut set["keys"]);
-        message.bundles.insert("spiffe://example.org".to_owned(), Bytes::from(set.to_string()));
+    let own = |text: String| {
+        let mut message = honest.clone();
+        message.bundles.insert("spiffe://example.org".to_owned(), Bytes::from(text));
         message
     };
-    for (message, why) in [
-        (tampered(|keys| keys[0]["kid"] = keys[1]["kid"].clone()), "two different keys have the kid"),
-        (tampered(|keys| keys[0]["kid"] = serde_json::Value::Null), "has no kid"),
-        (tampered(|keys| keys[0]["d"] = "AA".into()), "private part"),
+    let tampered = |change: fn(&mut serde_json::Value)| {
+        let mut set = set.clone();
+        change(&mut set["keys"]);
+        own(set.to_string())
+    };
+    let foreign = |text: &str| {
+        let mut message = honest.clone();
+        message.bundles.insert("spiffe://partner.org".to_owned(), Bytes::from(text.to_owned()));
+        message
+    };
+    for (message, kind, why, kept) in [
+        (tampered(|keys| keys[0]["kid"] = keys[1]["kid"].clone()), "jwt_key", "same kid", false),
+        (tampered(|keys| keys[0]["kid"] = serde_json::Value::Null), "jwt_key", "has no kid", false),
+        (tampered(|keys| keys[0]["d"] = "AA".into()), "jwt_key", "private part", true),
+        (tampered(|keys| keys[0]["x"] = keys[0]["y"].clone()), "jwt_key", "no point of its curve", true),
+        (own(String::new()), "jwt_bundle", "empty", true),
+        (own("garbage".to_owned()), "jwt_bundle", "no JSON object", true),
+        (foreign(""), "jwt_bundle", "empty", false),
+        (foreign("garbage"), "jwt_bundle", "no JSON object", false),
     ] {
         let mut renewals = world.renewals();
         world.issuer.send_raw_jwt_bundles(message);
-        let error = loop {
-            if let RenewalEvent::JwtKeysFailed { error, .. } = renewals.recv().await.unwrap() {
-                break error;
-            }
-        };
-        assert!(error.contains(why), "{error}");
-        assert_eq!(keys(&world.tokens().borrow()), 2);
+        let refused = event(&mut renewals, |event| matches!(event, RenewalEvent::ItemRefused { .. })).await;
+        let RenewalEvent::ItemRefused { item, reason, kept: is_kept } = refused else { panic!("{refused:?}") };
+        assert!(item.kind() == kind && reason.contains(why), "{item}: {reason}");
+        assert_eq!(is_kept, kept, "{item}: {reason}");
+        let shown = world.tokens().borrow().clone();
+        let lost = usize::from(kind == "jwt_key" && !kept);
+        assert_eq!(keys(&shown), 2 - lost, "{item}: {reason}");
+        assert!(!shown.bundles.contains_key(&partner));
+        world.issuer.recover();
+        event(&mut renewals, |event| matches!(event, RenewalEvent::ItemAccepted { .. })).await;
+        until(&mut tokens, |snapshot| keys(snapshot) == 2).await;
     }
-    world.issuer.recover();
     world.issuer.jwt_key_step(&td, CaStep::Activate).unwrap();
     world.issuer.jwt_key_step(&td, CaStep::Retire).unwrap();
-    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+    until(&mut tokens, |snapshot| keys(snapshot) == 1).await;
     assert!(tokens.borrow().svids.values().all(|state| matches!(state, JwtState::Valid(_))));
 }
 
@@ -228,13 +250,7 @@ async fn a_token_without_a_subject_is_that_of_the_default_identity() {
     let world = World::with("payments", "secrets: {default_identity: {hint: nobody}}", |_| {}).await;
     let mut renewals = world.renewals();
     let world = world.run().await;
-    let error = loop {
-        if let RenewalEvent::JwtRenewalFailed { kind: ErrorKind::NotEntitled, error, .. } =
-            renewals.recv().await.unwrap()
-        {
-            break error;
-        }
-    };
+    let error = failure(&mut renewals).await;
     assert!(error.contains("nobody") && error.contains("secrets.default_identity"), "{error}");
     assert!(world.tokens().borrow().svids.values().all(|state| *state == JwtState::Pending), "nobody else's instead");
 }
@@ -249,21 +265,21 @@ async fn tokens_and_keys_follow_the_source_in_service_there_and_back() {
     let (mut tokens, td) = (world.tokens(), TrustDomain::new("example.org").unwrap());
     let keys = |snapshot: &spiffe_sds::identity::JwtSnapshot| snapshot.bundles.get(&td).map_or(0, |it| it.keys().len());
     for (to, from) in [(&world.standby, &world.issuer), (&world.issuer, &world.standby)] {
-        tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+        until(&mut tokens, |snapshot| keys(snapshot) == 1).await;
         if std::ptr::eq(to, &world.standby) {
             world.issuer.fail_with(Status::unavailable("down"));
         } else {
             world.issuer.recover();
         }
         // Both keys are shown before the token changes, and after.
-        let both = tokens.wait_for(|snapshot| keys(snapshot) == 2).await.unwrap().svids.clone();
+        let both = until(&mut tokens, |snapshot| keys(snapshot) == 2).await.svids.clone();
         let held = |state: &JwtState| matches!(state, JwtState::Valid(svid) if svid.token.compact() == token);
         assert!(both.values().all(held), "the token of the source before is in service until verifiers know the keys");
         token = client.token("jwt:payments").await;
         assert!(to.verify_jwt(&token).is_some() && from.verify_jwt(&token).is_none());
         assert_eq!(keys(&tokens.borrow()), 2);
     }
-    tokens.wait_for(|snapshot| keys(snapshot) == 1).await.unwrap();
+    until(&mut tokens, |snapshot| keys(snapshot) == 1).await;
 }
 
 #[tokio::test]

@@ -7,12 +7,16 @@ mod fixture;
 #[path = "workload_api/refusals.rs"]
 mod refusals;
 
-use std::time::Duration;
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use fixture::{Agent, Client, bounded, id, is_from, td};
+use nix::{sys::signal::Signal, unistd::Pid};
 use spiffe_sds::{
     identity::Availability,
-    source::{Endpoint, ErrorKind, RenewalEvent},
+    source::{Endpoint, ErrorKind, RenewalEvent, SourceStatus, backoff, workload_api::Deadlines},
 };
 use tonic::{Code, Status};
 
@@ -185,5 +189,67 @@ async fn a_misconfigured_source_ends_the_start() {
         let error = bounded(client.task).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Misconfigured);
         assert!(error.to_string().contains("agent.sock"), "{error}");
+    }
+}
+
+/// With a backoff of hours only the socket itself can tell.
+#[tokio::test]
+async fn a_socket_that_comes_back_is_noticed_at_once() {
+    let agent = Agent::new();
+    let issuer = agent.with(&["web"]).await;
+    let hours = backoff::Config { initial: Duration::from_secs(7200), max: Duration::from_secs(7200) };
+    let mut client = Client::with_backoff(&agent.endpoint(), hours);
+    client.ready(|snapshot| is_from(&issuer, snapshot)).await;
+    drop(issuer);
+    for _ in 0..2 {
+        bounded(client.status.wait_for(|status| !status.connected)).await.unwrap();
+        let issuer = agent.with(&["web"]).await;
+        client.ready(|snapshot| is_from(&issuer, snapshot)).await;
+        bounded(client.status.wait_for(|status| status.connected)).await.unwrap();
+    }
+}
+
+/// A real process that is stopped: its kernel goes on answering for it.
+#[tokio::test]
+async fn an_agent_that_hangs_is_noticed_by_what_is_overdue_and_taken_back_when_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let endpoint = Endpoint::Unix(socket.clone());
+    let mut issuer = Process(
+        Command::new(env!("CARGO_BIN_EXE_spiffe-sds"))
+            .args(["dev", "--ttl", "6s", "--rotate-every", "2s", "--socket"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let deadlines = Deadlines { first_message: Duration::from_millis(500), ..Deadlines::default() };
+    let mut client = Client::configured(&endpoint, |api| api.with_deadlines(deadlines), Duration::from_secs(60));
+    let first = client.ready(|_| true).await.default_svid().unwrap().chain.leaf().clone();
+    client.ready(|snapshot| *snapshot.default_svid().unwrap().chain.leaf() != first).await;
+    issuer.signal(Signal::SIGSTOP);
+    let hangs =
+        |status: &SourceStatus| status.last_error.as_deref().is_some_and(|error| error.contains("sent nothing"));
+    bounded(client.status.wait_for(hangs)).await.unwrap();
+    let held = client.ready(|_| true).await.default_svid().unwrap().chain.leaf().clone();
+    issuer.signal(Signal::SIGCONT);
+    client.ready(|snapshot| *snapshot.default_svid().unwrap().chain.leaf() != held).await;
+    bounded(client.status.wait_for(|status| status.connected)).await.unwrap();
+}
+
+/// A process that does not outlive the test.
+struct Process(Child);
+
+impl Process {
+    fn signal(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -19,7 +19,12 @@ use super::{admin, config};
 use crate::{
     config::{Change, Config},
     identity::{IdentitySnapshot, Workload},
-    source::{JwtSource, Source, SourceError, decode::jwt::JwtBundles, jwt},
+    secret::DefaultIdentity,
+    source::{
+        JwtSource, Source, SourceError,
+        decode::jwt::{JwtBundles, JwtKeys},
+        jwt,
+    },
 };
 use report::{Asked, Report, SourceRow};
 
@@ -81,14 +86,14 @@ pub(super) async fn run(args: Args, environment: BTreeMap<String, String>) -> an
     let sources = sources.collect();
     let snapshot = into_first(answers)?;
     let mut report = Report::new(&snapshot, &config.secrets().naming, default, SystemTime::now()).with_sources(sources);
-    if !config.jwt().svids.is_empty()
+    if !config.jwt().is_idle()
         && let Some(source) = in_service.and_then(|index| config.sources().get(index))
     {
-        let (asked, keys) =
-            tokio::time::timeout(args.timeout, fetch_tokens(source.jwt_source(limits, default), config.jwt()))
-                .await
-                .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
-        report = report.tokens(&asked, keys.values().map(AsRef::as_ref), SystemTime::now());
+        let tokens = fetch_tokens(source.jwt_source(limits, default), config.jwt(), default, &snapshot);
+        let tokens = tokio::time::timeout(args.timeout, tokens)
+            .await
+            .context("the source did not answer in time about JWT-SVIDs; does it issue any? (--timeout)")?;
+        report = report.tokens(&tokens.asked, &tokens.keys, SystemTime::now());
     }
     if args.json {
         super::print_json(&report.json()?)?
@@ -103,16 +108,32 @@ fn told(changes: &[Change], json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every configured token, verified with the keys, and those.
-async fn fetch_tokens(source: Arc<dyn JwtSource>, jwt: &jwt::Config) -> (Vec<Asked>, JwtBundles) {
+/// What a source says about tokens.
+struct Tokens {
+    asked: Vec<Asked>,
+    keys: Result<JwtKeys, String>,
+}
+
+/// Every configured token, verified with the keys, and those. Each for the identity that `snapshot` tells, as the server
+/// asks.
+async fn fetch_tokens(
+    source: Arc<dyn JwtSource>,
+    jwt: &jwt::Config,
+    default: &DefaultIdentity,
+    snapshot: &IdentitySnapshot,
+) -> Tokens {
     // Without keys the signatures stay unverified, and the table shows that there are none.
-    let keys = source.watch_keys(&Workload::Own).next().await.and_then(Result::ok).unwrap_or_default();
+    let keys = source.watch_keys(&Workload::Own).next().await.unwrap_or(Err(SourceError::Closed));
+    let keys = keys.map_err(|error| error.chain());
+    let nobodys = JwtBundles::new();
+    let bundles = keys.as_ref().map_or(&nobodys, |keys| &keys.bundles);
     let mut asked = Vec::new();
     for request in &jwt.svids {
-        let answer = source.fetch(&Workload::Own, request, &keys).await;
+        let wanted = jwt::resolved(request, default, snapshot);
+        let answer = source.fetch(&Workload::Own, &wanted, bundles).await;
         asked.push((request.clone(), answer.map_err(|error| error.chain())));
     }
-    (asked, keys)
+    Tokens { asked, keys }
 }
 
 /// The first snapshot of a source.

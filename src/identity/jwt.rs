@@ -142,6 +142,8 @@ pub struct JwtSnapshot {
     pub svids: BTreeMap<JwtRequest, JwtState>,
     /// The keys of each trust domain.
     pub bundles: BTreeMap<TrustDomain, Arc<JwtBundle>>,
+    /// Trust domains for which the source has keys that cannot be used, and of which none is known from before.
+    pub unreadable: BTreeSet<TrustDomain>,
 }
 
 #[cfg(test)]

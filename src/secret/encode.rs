@@ -303,4 +303,25 @@ mod tests {
             assert_eq!(left, 0);
         }
     }
+
+    fn bytes(content: &Content) -> Vec<u8> {
+        match Secret::decode(content.body()).unwrap().r#type {
+            Some(secret::Type::GenericSecret(generic)) => match generic.secret.unwrap().specifier {
+                Some(Specifier::InlineBytes(bytes)) => bytes,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A prefix alone would be a header with an empty token, which is not what "no token" looks like to a server.
+    #[test]
+    fn without_a_token_a_secret_is_empty_in_every_form() {
+        let token = Token::new(zeroize::Zeroizing::new("a.b.c".to_owned()));
+        for (form, full) in [(TokenForm::Raw, "a.b.c"), (TokenForm::Bearer, "Bearer a.b.c")] {
+            assert_eq!(bytes(&generic(Some(&token), form)), full.as_bytes());
+            assert_eq!(bytes(&generic(None, form)), b"", "{form:?}");
+            assert_ne!(generic(Some(&token), form).version(), generic(None, form).version());
+        }
+    }
 }

@@ -30,7 +30,10 @@ pub use blocks::Fault;
 
 use super::{
     JwtSource, Source, SourceError,
-    decode::{Limits, Precedence, SvidError, jwt::JwtBundles},
+    decode::{
+        Limits, Precedence, SvidError,
+        jwt::{JwtBundles, JwtKeys},
+    },
 };
 use crate::identity::{IdentitySnapshot, JwtRequest, JwtSvid, Refusal, TrustDomain, Workload};
 
@@ -216,8 +219,8 @@ pub enum FilesError {
     /// Somebody wants a token.
     #[error("files hold no JWT-SVIDs; let a Workload API be in service, or take `jwt.svids` out of the configuration")]
     NoTokens,
-    /// A key of a SPIFFE trust bundle without exactly one certificate.
-    #[error("key {index} of {} has not exactly one base64 certificate in `x5c`; write the bundle anew", path.display())]
+    /// A SPIFFE trust bundle whose X.509 keys hold no certificate.
+    #[error("key {index} of {} holds no base64 certificate in `x5c`, and no other key does; write the bundle anew", path.display())]
     JsonKey {
         /// Which file.
         path: PathBuf,
@@ -291,8 +294,8 @@ impl JwtSource for Files {
         ready(Err(FilesError::NoTokens.into())).boxed()
     }
 
-    fn watch_keys(&self, _: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
-        stream::iter([Ok(JwtBundles::new())]).chain(stream::pending()).boxed()
+    fn watch_keys(&self, _: &Workload) -> BoxStream<'static, Result<JwtKeys, SourceError>> {
+        stream::iter([Ok(JwtKeys::default())]).chain(stream::pending()).boxed()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What fuzzers need and nobody else may have. No interface: it changes whenever it likes.
 
-use std::{path::Path, time::SystemTime};
+use std::{collections::BTreeSet, path::Path, time::SystemTime};
 
 use super::{
     decode::{
@@ -47,11 +47,12 @@ pub fn bundle(text: &[u8]) -> Result<Vec<u8>, FilesError> {
     files::bundle::authorities(Path::new("fuzz"), text).map(|all| all.der)
 }
 
-/// The keys of a JWK Set that a source sends for `example.org`; `None` for what is refused.
+/// The keys of a JWK Set that a source sends for `example.org`; `None` where none can be used.
 #[must_use]
 pub fn jwt_keys(document: &[u8]) -> Option<JwtBundles> {
     let bundles = [("spiffe://example.org".to_owned(), document.to_vec().into())].into();
-    jwt::bundles(&proto::JwtBundlesResponse { bundles }, &Limits::default()).ok()
+    let keys = jwt::bundles(&proto::JwtBundlesResponse { bundles }, &Limits::default(), &BTreeSet::new()).ok()?;
+    keys.unusable.is_empty().then_some(keys.bundles)
 }
 
 /// Whether a token that a source sends for `spiffe://example.org/web` and the audience `x` is accepted.
@@ -64,6 +65,5 @@ pub fn accepts_token(compact: &str, keys: &JwtBundles) -> bool {
     };
     let mut message = proto::JwtsvidResponse { svids: vec![svid] };
     let request = JwtRequest { subject: JwtSubject::Default, audience: ["x".to_owned()].into() };
-    let (default, limits) = (DefaultIdentity::First, Limits::default());
-    jwt::svid(&mut message, &request, &default, keys, &limits, SystemTime::UNIX_EPOCH).is_ok()
+    jwt::svid(&mut message, &request, &DefaultIdentity::First, keys, SystemTime::UNIX_EPOCH).is_ok()
 }

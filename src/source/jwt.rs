@@ -5,11 +5,16 @@
 //!
 //! | The source | In service | Asked again |
 //! |---|---|---|
-//! | gives a new token | that one | between one half and two thirds of its life, jittered |
+//! | gives a new token | that one | at 60 to 67 % of its life, jittered |
 //! | gives the same token again, past that point | unchanged | after a quarter to a half of what is left |
 //! | fails, or its token is refused | kept until its `exp` | jittered backoff, but before half of what is left is over |
 //! | says "not entitled" | kept for `denied_grace`, its `exp` at the latest | backoff |
-//! | refuses the request itself | kept until its `exp` | after a minute |
+//! | refuses the request itself | kept until its `exp` | after a minute; as a failure if it ever gave a token |
+//! | is back after a failure | unchanged | at once |
+//! | names another default identity | kept until its successor is there | at once |
+//!
+//! A token is asked for by the SPIFFE ID that the X.509-SVIDs tell, as soon as they do, and judged by the keys that are
+//! known when it comes.
 //!
 //! When another of several sources comes into service ([`failover`](super::failover)), all tokens are asked for anew at
 //! once, spread a little, and what was under way at the one before is dropped. Its tokens stay in service while they are
@@ -22,6 +27,7 @@ mod keys;
 mod news;
 mod refresh;
 mod schedule;
+mod setup;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -41,26 +47,27 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesUnordered},
 };
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RenewalEvent, SourceError, Supervisor,
+    RenewalEvent, SourceError,
     backoff::Backoff,
-    decode::jwt::JwtBundles,
+    decode::jwt::JwtKeys,
     event::Reporter,
+    refused::Scope,
     renewal::Moment,
-    supervisor::{self, EVENTS_KEPT, LONGEST_NAP},
+    supervisor::{self, LONGEST_NAP},
 };
 use crate::{
-    identity::{IdentityStore, JwtRequest, JwtSnapshot, JwtSvid, Workload},
+    identity::{
+        Availability, IdentitySnapshot, IdentityStore, JwtRequest, JwtSnapshot, JwtSubject, JwtSvid, SpiffeId, Workload,
+    },
+    secret::DefaultIdentity,
     telemetry::traces::{self, Cause, Traces},
 };
 use keys::Keys;
-use news::News;
+use news::{Around, News};
 use refresh::Demand;
 use schedule::{Schedule, spread};
 
@@ -90,107 +97,31 @@ impl Config {
 /// Keeps one workload's tokens, and the keys of its trust domains, in the store fresh.
 pub struct JwtSupervisor {
     sources: Vec<Arc<dyn JwtSource>>,
-    active: watch::Receiver<Option<usize>>,
+    around: Around,
+    /// Whose the tokens are that name nobody.
+    default: DefaultIdentity,
     /// The position of the source that is asked.
     current: usize,
     workload: Workload,
     store: Arc<IdentityStore>,
     schedules: Vec<Schedule>,
     keys: Keys,
+    /// Whether the session about keys is to begin anew now.
+    reopen_keys: bool,
     idle: bool,
     policy: supervisor::Config,
     reporter: Reporter,
-    refresh: (JwtRefresh, mpsc::Receiver<Demand>),
+    refresh: JwtRefresh,
     rng: fastrand::Rng,
     traces: Traces,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
-/// What came of one fetch: of which schedule, and what.
-type Fetched = (usize, Result<JwtSvid, SourceError>);
+/// What came of one fetch: of which schedule, to which of its questions, and what.
+type Fetched = (usize, u32, Result<JwtSvid, SourceError>);
 type Fetches = FuturesUnordered<BoxFuture<'static, Fetched>>;
 
 impl JwtSupervisor {
-    /// A supervisor that publishes to `store` what `source` says about `workload`, once it [runs](Self::run). Until
-    /// then every wanted token is pending.
-    #[must_use]
-    pub fn new(
-        source: impl JwtSource + 'static,
-        workload: Workload,
-        store: Arc<IdentityStore>,
-        config: &Config,
-        policy: supervisor::Config,
-    ) -> Self {
-        // Without a sender it never changes.
-        let (_, active) = watch::channel(None);
-        Self::of_several(vec![Arc::new(source)], active, workload, store, config, policy)
-    }
-
-    /// The same of whichever of several sources is `active`, by its position; of the first before any is. See
-    /// [`Supervisor::active`].
-    #[must_use]
-    pub fn of_several(
-        sources: Vec<Arc<dyn JwtSource>>,
-        active: watch::Receiver<Option<usize>>,
-        workload: Workload,
-        store: Arc<IdentityStore>,
-        config: &Config,
-        policy: supervisor::Config,
-    ) -> Self {
-        let schedule = |request: &JwtRequest| Schedule::new(request.clone(), policy, fastrand::Rng::new());
-        let supervisor = Self {
-            sources,
-            active,
-            current: 0,
-            workload,
-            store,
-            schedules: config.svids.iter().map(schedule).collect(),
-            keys: Keys::new(policy.denied_grace, config.handover.min(LONGEST_HANDOVER)),
-            idle: config.is_idle(),
-            policy,
-            reporter: Reporter::new(EVENTS_KEPT),
-            refresh: JwtRefresh::new(config.svids.clone()),
-            rng: fastrand::Rng::new(),
-            traces: Traces::default(),
-            clock: Box::new(SystemTime::now),
-        };
-        supervisor.publish(("timer", SystemTime::UNIX_EPOCH));
-        supervisor
-    }
-
-    /// Reports its events where `other` reports its own.
-    #[must_use]
-    pub fn beside(mut self, other: &Supervisor) -> Self {
-        self.reporter = other.reporter().beside();
-        self
-    }
-
-    /// Says what caused each state that is published.
-    #[must_use]
-    pub fn with_traces(mut self, traces: Traces) -> Self {
-        self.traces = traces;
-        self
-    }
-
-    /// Judges the life of tokens by another clock than the system's.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Box::new(clock);
-        self
-    }
-
-    /// Every outcome from now on. Subscribe before [`run`](Self::run) takes the supervisor.
-    #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<RenewalEvent> {
-        self.reporter.subscribe()
-    }
-
-    /// What makes tokens due before their time. Obtain it before [`run`](Self::run) takes the supervisor.
-    #[must_use]
-    pub fn refresh(&self) -> JwtRefresh {
-        self.refresh.0.clone()
-    }
-
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         if self.idle {
@@ -199,36 +130,41 @@ impl JwtSupervisor {
         }
         let mut keys = self.follow_keys();
         let mut fetches = Fetches::new();
+        self.identities();
         loop {
             self.start_fetches(&fetches);
             let nap = self.until_alarm();
-            let (active, demands) = ((&mut self.active, self.current), &mut self.refresh.1);
             let (news, at) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                news = traces::timed(news::next(active, demands, &mut fetches, &mut keys, nap)) => news,
+                news = traces::timed(self.around.next(self.current, &mut fetches, &mut keys, nap)) => news,
             };
             let trigger = news.trigger();
-            let mut events = match news {
-                News::Switched(to) => {
-                    // Nothing of the one before arrives any more.
-                    fetches.clear();
-                    self.switch(to);
-                    keys = self.follow_keys();
-                    Vec::new()
-                }
-                News::Demanded(only) => self.demanded(only),
-                News::Fetched(index, fetched) => self.fetched(index, fetched),
-                News::Keys(news) => self.keys_news(news),
-                News::Alarm => Vec::new(),
-            };
+            let mut events = self.heard(news);
+            if std::mem::take(&mut self.reopen_keys) {
+                keys = self.follow_keys();
+            }
             events.extend(self.ring());
             self.publish((trigger, at));
             events.into_iter().for_each(|event| self.reporter.report(event));
+            self.reporter.refuse(Scope::Jwt, self.keys.refusals());
         }
     }
 
-    fn follow_keys(&self) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
+    fn heard(&mut self, news: News) -> Vec<RenewalEvent> {
+        match news {
+            News::Switched(to) => self.switch(to),
+            News::Identities => self.identities(),
+            News::Back => self.source_back(),
+            News::Demanded(only) => self.demanded(only),
+            News::Fetched(index, question, fetched) => return self.fetched(index, question, fetched),
+            News::Keys(news) => return self.keys_news(news),
+            News::Alarm => {}
+        }
+        Vec::new()
+    }
+
+    fn follow_keys(&self) -> BoxStream<'static, Result<JwtKeys, SourceError>> {
         let backoff = Backoff::new(self.policy.backoff, fastrand::Rng::new());
         match self.sources.get(self.current) {
             Some(source) => keys::follow(source.clone(), self.workload.clone(), backoff),
@@ -241,22 +177,42 @@ impl JwtSupervisor {
         let Some(source) = self.sources.get(self.current) else { return };
         for (index, schedule) in self.schedules.iter_mut().enumerate() {
             if schedule.start(now) {
-                let fetch = source.fetch(&self.workload, schedule.request(), self.keys.own());
-                fetches.push(fetch.map(move |fetched| (index, fetched)).boxed());
+                let (question, request) = schedule.question();
+                let fetch = source.fetch(&self.workload, &request, self.keys.own());
+                fetches.push(fetch.map(move |fetched| (index, question, fetched)).boxed());
             }
         }
     }
 
     fn switch(&mut self, to: usize) {
-        let now = self.now();
+        let (now, spread) = (self.now(), self.longest_spread());
         self.keys.switched(std::mem::replace(&mut self.current, to));
-        let spread = spread(self.schedules.len());
         for schedule in &mut self.schedules {
             schedule.on_switch(spread.mul_f64(self.rng.f64()), now);
         }
+        self.reopen_keys = true;
     }
 
-    fn demanded(&mut self, only: Demand) -> Vec<RenewalEvent> {
+    /// Whose the tokens are by what is known of X.509-SVIDs.
+    fn identities(&mut self) {
+        let Availability::Ready(snapshot) = self.around.identities() else { return };
+        let (now, spread) = (self.now(), self.longest_spread());
+        for schedule in &mut self.schedules {
+            let subject = subject(schedule.request(), &self.default, &snapshot);
+            schedule.on_subject(subject, spread.mul_f64(self.rng.f64()), now);
+        }
+    }
+
+    /// Nobody waits for a time to try again any more.
+    fn source_back(&mut self) {
+        let (now, spread) = (self.now(), self.longest_spread());
+        for schedule in &mut self.schedules {
+            schedule.on_source_back(spread.mul_f64(self.rng.f64()), now);
+        }
+        self.reopen_keys = self.keys.is_down();
+    }
+
+    fn demanded(&mut self, only: Demand) {
         let now = self.now();
         let wanted = |schedule: &&mut Schedule| only.as_ref().is_none_or(|only| schedule.request() == only);
         let due: Vec<&mut Schedule> = self.schedules.iter_mut().filter(wanted).collect();
@@ -264,18 +220,28 @@ impl JwtSupervisor {
         for schedule in due {
             schedule.hasten(spread.mul_f64(self.rng.f64()), now);
         }
-        Vec::new()
     }
 
-    fn fetched(&mut self, index: usize, fetched: Result<JwtSvid, SourceError>) -> Vec<RenewalEvent> {
+    fn fetched(&mut self, index: usize, question: u32, fetched: Result<JwtSvid, SourceError>) -> Vec<RenewalEvent> {
         let now = self.now();
-        self.advance(index, now, |schedule, keys| schedule.on_fetched(fetched, keys, now))
+        let was_down = self.schedules.get(index).is_some_and(Schedule::is_failing);
+        let events = self.advance(index, now, |schedule, keys| schedule.on_fetched(question, fetched, keys, now));
+        if was_down && self.schedules.get(index).is_some_and(|schedule| !schedule.is_failing()) {
+            self.source_back();
+        }
+        events
     }
 
-    fn keys_news(&mut self, news: Result<JwtBundles, SourceError>) -> Vec<RenewalEvent> {
-        let events = self.keys.on_news(news, self.now());
+    fn keys_news(&mut self, news: Result<JwtKeys, SourceError>) -> Vec<RenewalEvent> {
+        let (now, was_down) = (self.now(), self.keys.is_down());
+        let mut events = self.keys.on_news(news, now);
         if events.iter().any(|event| matches!(event, RenewalEvent::JwtKeysChanged { .. })) {
-            self.schedules.iter_mut().for_each(|schedule| schedule.on_keys(&self.keys));
+            for index in 0..self.schedules.len() {
+                events.extend(self.advance(index, now, |schedule, keys| schedule.on_keys(keys, now)));
+            }
+        }
+        if was_down && !self.keys.is_down() {
+            self.source_back();
         }
         events
     }
@@ -317,7 +283,8 @@ impl JwtSupervisor {
 
     fn publish(&self, (trigger, received): (&'static str, SystemTime)) {
         let svids = self.schedules.iter().map(|schedule| (schedule.request().clone(), schedule.state().clone()));
-        let snapshot = Arc::new(JwtSnapshot { svids: svids.collect(), bundles: self.keys.shown().clone() });
+        let (bundles, unreadable) = (self.keys.shown().clone(), self.keys.unreadable().clone());
+        let snapshot = Arc::new(JwtSnapshot { svids: svids.collect(), bundles, unreadable });
         let cause = || Cause { trigger, source: None, received };
         let publish = || self.store.publish_jwt(&self.workload, snapshot.clone());
         self.traces.publishing_tokens(&snapshot, cause, publish);
@@ -336,6 +303,23 @@ impl JwtSupervisor {
     fn now(&self) -> Moment {
         Moment { wall: (self.clock)(), steady: Instant::now().into_std() }
     }
+}
+
+/// Whose token is meant by a request that names a default or a hint, where `snapshot` tells.
+fn subject(request: &JwtRequest, default: &DefaultIdentity, snapshot: &IdentitySnapshot) -> Option<SpiffeId> {
+    let svid = match &request.subject {
+        JwtSubject::Id(_) => None,
+        JwtSubject::Default => default.choose(snapshot).and_then(|index| snapshot.svids.get(index)),
+        JwtSubject::Hint(hint) => snapshot.svids.iter().find(|svid| svid.hint.as_ref() == Some(hint)),
+    };
+    svid.map(|svid| svid.id.clone())
+}
+
+/// `request` with the SPIFFE ID that `snapshot` tells for it, as a source is asked.
+#[must_use]
+pub fn resolved(request: &JwtRequest, default: &DefaultIdentity, snapshot: &IdentitySnapshot) -> JwtRequest {
+    let subject = subject(request, default, snapshot).map_or_else(|| request.subject.clone(), JwtSubject::Id);
+    JwtRequest { subject, audience: request.audience.clone() }
 }
 
 impl fmt::Debug for JwtSupervisor {

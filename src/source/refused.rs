@@ -21,7 +21,6 @@ pub(super) enum Scope {
     /// X.509-SVIDs, bundles and revocation lists.
     X509,
     /// Keys that verify JWT-SVIDs.
-    #[cfg_attr(not(test), expect(dead_code, reason = "JWT keys are refused as whole messages yet"))]
     Jwt,
 }
 

@@ -5,14 +5,18 @@
 
 mod channel;
 mod jwt;
+mod overdue;
 mod session;
+mod socket;
 
 use std::{
-    sync::{Arc, Mutex},
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use tokio::sync::Notify;
 
 use super::{
     Endpoint, Source, SourceError,
@@ -22,6 +26,7 @@ use crate::{
     identity::{IdentitySnapshot, TrustDomain, Workload},
     secret::DefaultIdentity,
 };
+use socket::SocketFile;
 
 /// Which Workload API to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +70,10 @@ pub struct WorkloadApi {
     default: DefaultIdentity,
     /// What it said last, which counts before what is new where there is too much.
     known: Arc<Mutex<Precedence>>,
+    /// Told when a call was not answered in time: the agent may hang, and the stream would not show it.
+    suspicion: Arc<Notify>,
+    /// The socket file as it was when a session was last tried.
+    tried: Arc<Mutex<Option<SocketFile>>>,
 }
 
 impl WorkloadApi {
@@ -77,6 +86,8 @@ impl WorkloadApi {
             limits: Limits::default(),
             default: DefaultIdentity::default(),
             known: Arc::default(),
+            suspicion: Arc::default(),
+            tried: Arc::default(),
         }
     }
 
@@ -103,6 +114,15 @@ impl WorkloadApi {
     }
 }
 
+impl WorkloadApi {
+    /// Remembers which socket is tried now.
+    fn trying(&self) {
+        if let Endpoint::Unix(path) = &self.config.endpoint {
+            *self.tried.lock().unwrap_or_else(PoisonError::into_inner) = SocketFile::at(path);
+        }
+    }
+}
+
 impl Source for WorkloadApi {
     fn watch(&self, workload: &Workload) -> BoxStream<'static, Result<IdentitySnapshot, SourceError>> {
         match workload {
@@ -112,5 +132,15 @@ impl Source for WorkloadApi {
 
     fn name(&self) -> Arc<str> {
         self.config.endpoint.to_string().into()
+    }
+
+    fn back(&self) -> BoxFuture<'static, ()> {
+        match &self.config.endpoint {
+            Endpoint::Unix(path) => {
+                let tried = *self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                socket::replaced(path.clone(), tried).boxed()
+            }
+            Endpoint::Tcp(_) => pending().boxed(),
+        }
     }
 }

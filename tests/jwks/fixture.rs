@@ -87,7 +87,7 @@ impl Served {
             keys.entry(td(&signer.trust_domain)).or_default().push(signer.jwk());
         }
         let bundles = keys.into_iter().map(|(td, keys)| (td.clone(), Arc::new(JwtBundle::new(td, keys))));
-        self.store.publish_jwt(&Workload::Own, JwtSnapshot { bundles: bundles.collect(), svids: BTreeMap::new() });
+        self.store.publish_jwt(&Workload::Own, JwtSnapshot { bundles: bundles.collect(), ..JwtSnapshot::default() });
     }
 
     /// Publishes an X.509 state with these trust domains; the first one is our own.

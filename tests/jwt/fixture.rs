@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Endpoint as Transport};
 
 pub(crate) const ID: &str = "spiffe://example.org/web";
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) issuer: DevIssuer,
@@ -159,6 +159,10 @@ impl Client {
 
     /// What `name` holds next: the token, or the PEM of a chain.
     pub(crate) async fn next(&mut self, name: &str) -> String {
+        bounded(self.receive_until(name)).await
+    }
+
+    async fn receive_until(&mut self, name: &str) -> String {
         loop {
             if let Some(at) = self.came.iter().position(|secret| secret.name == name) {
                 return content(self.came.remove(at).unwrap());
@@ -206,6 +210,31 @@ fn content(secret: Secret) -> String {
     }
 }
 
-async fn bounded<T>(wait: impl Future<Output = T>) -> T {
+/// No wait is longer than the bound.
+pub(crate) async fn bounded<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(BOUND, wait).await.expect("within the bound")
+}
+
+/// The next event that is as wanted.
+pub(crate) async fn event(
+    renewals: &mut broadcast::Receiver<RenewalEvent>,
+    wanted: impl Fn(&RenewalEvent) -> bool,
+) -> RenewalEvent {
+    bounded(async {
+        loop {
+            let event = renewals.recv().await.unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    })
+    .await
+}
+
+/// The next state of the tokens and keys that is as wanted.
+pub(crate) async fn until(
+    tokens: &mut watch::Receiver<Arc<JwtSnapshot>>,
+    wanted: impl Fn(&JwtSnapshot) -> bool,
+) -> Arc<JwtSnapshot> {
+    bounded(tokens.wait_for(|snapshot| wanted(snapshot))).await.unwrap().clone()
 }

@@ -61,17 +61,29 @@ impl Client {
         Self::configured(endpoint, |api| api, Duration::from_secs(60))
     }
 
+    pub(crate) fn with_backoff(endpoint: &Endpoint, backoff: backoff::Config) -> Self {
+        let policy = supervisor::Config { backoff, denied_grace: Duration::from_secs(60) };
+        Self::supervised(endpoint, |api| api, policy)
+    }
+
     pub(crate) fn configured(
         endpoint: &Endpoint,
         configure: impl FnOnce(WorkloadApi) -> WorkloadApi,
         denied_grace: Duration,
     ) -> Self {
+        let backoff = backoff::Config { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
+        Self::supervised(endpoint, configure, supervisor::Config { backoff, denied_grace })
+    }
+
+    fn supervised(
+        endpoint: &Endpoint,
+        configure: impl FnOnce(WorkloadApi) -> WorkloadApi,
+        policy: supervisor::Config,
+    ) -> Self {
         let api = WorkloadApi::new(Config { endpoint: endpoint.clone(), trust_domain: None })
             .with_deadlines(Deadlines { denied_recheck: Duration::from_millis(100), ..Deadlines::default() });
-        let backoff = backoff::Config { initial: Duration::from_millis(10), max: Duration::from_millis(100) };
         let store = Arc::new(IdentityStore::new());
-        let supervisor =
-            Supervisor::new(configure(api), Workload::Own, store.clone(), supervisor::Config { backoff, denied_grace });
+        let supervisor = Supervisor::new(configure(api), Workload::Own, store.clone(), policy);
         let (events, status) = (supervisor.events(), supervisor.status());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(supervisor.run(shutdown.clone()));

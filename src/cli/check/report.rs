@@ -13,9 +13,10 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
-    identity::{IdentitySnapshot, JwtBundle, Svid, TrustBundle, Validity},
+    identity::{IdentitySnapshot, Svid, TrustBundle, Validity},
     printable,
     secret::{DefaultIdentity, Naming},
+    source::decode::jwt::JwtKeys,
 };
 
 const HEADER: Style = Style::new().bold();
@@ -157,13 +158,8 @@ impl Report {
         }
     }
 
-    /// The same with what came of asking for tokens, and the keys.
-    pub(super) fn tokens<'a>(
-        mut self,
-        asked: &[Asked],
-        keys: impl Iterator<Item = &'a JwtBundle>,
-        now: SystemTime,
-    ) -> Self {
+    /// The same with what came of asking for tokens, and for the keys.
+    pub(super) fn tokens(mut self, asked: &[Asked], keys: &Result<JwtKeys, String>, now: SystemTime) -> Self {
         self.tokens = Some(jwt::Tokens::new(asked, keys, now));
         self
     }

@@ -45,7 +45,7 @@ fn request() -> JwtRequest {
 fn tokens(state: JwtState) -> JwtSnapshot {
     let keys = vec![serde_json::json!({"kid": "a"})];
     let bundles = [(td("example.org"), Arc::new(JwtBundle::new(td("example.org"), keys)))].into();
-    JwtSnapshot { svids: [(request(), state)].into(), bundles }
+    JwtSnapshot { svids: [(request(), state)].into(), bundles, ..JwtSnapshot::default() }
 }
 
 fn valid() -> JwtState {

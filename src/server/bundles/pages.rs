@@ -31,6 +31,9 @@ pub(super) struct Known {
     pub(super) jwt: Option<BTreeMap<TrustDomain, Arc<JwtBundle>>>,
     /// SPIFFE bundles are not shown yet, because the JWT keys may be about to come.
     pub(super) waits_for_jwt: bool,
+    /// Domains whose JWT keys cannot be read and never could. A bundle without them would be a false statement: every
+    /// verifier would refuse every token of the domain.
+    pub(super) unreadable: BTreeSet<TrustDomain>,
 }
 
 /// Every document there is.
@@ -39,6 +42,9 @@ pub(super) struct Pages {
     pages: BTreeMap<String, Arc<Page>>,
     x509_known: bool,
     jwt_known: bool,
+    /// Domains whose documents are not there yet.
+    unreadable: BTreeSet<TrustDomain>,
+    own: Option<TrustDomain>,
 }
 
 /// One document.
@@ -80,8 +86,9 @@ impl Known {
             Availability::Ready(snapshot) => (snapshot.trust_domain.clone(), Some(snapshot.bundles.clone())),
             Availability::Pending | Availability::Denied(_) => (None, None),
         };
+        let unreadable = jwt.unreadable.clone();
         let jwt = (!jwt.bundles.is_empty()).then(|| jwt.bundles.clone());
-        Self { own, x509, jwt, waits_for_jwt: false }
+        Self { own, x509, jwt, waits_for_jwt: false, unreadable }
     }
 }
 
@@ -95,6 +102,10 @@ impl Pages {
             Some((kind, domain)) => (kind, Some(domain)),
             None => (path, None),
         });
+        let meant = domain.and_then(|domain| TrustDomain::new(domain).ok()).or_else(|| self.own.clone());
+        if matches!(kind, "jwks" | "bundle") && meant.is_some_and(|domain| self.unreadable.contains(&domain)) {
+            return Found::NotYet;
+        }
         let possible = domain.is_none_or(|domain| TrustDomain::new(domain).is_ok_and(|td| td.as_ref() == domain));
         let known = match kind {
             "jwks" if domain.is_none() => self.x509_known && self.jwt_known,
@@ -121,6 +132,8 @@ impl Renderer {
             pages: BTreeMap::new(),
             x509_known: known.x509.is_some() && !known.waits_for_jwt,
             jwt_known: known.jwt.is_some(),
+            unreadable: known.unreadable.clone(),
+            own: known.own.clone(),
         };
         let mut sets = serde_json::Map::new();
         for (td, bundle) in known.jwt.iter().flatten() {
@@ -128,7 +141,9 @@ impl Renderer {
             let page = self.page(JWK_SET, jwks::jwk_set(bundle));
             sets.insert(td.to_string(), pages.add("jwks", td, known, page));
         }
-        let withdrawn = |td: &&TrustDomain| known.jwt.as_ref().is_none_or(|live| !live.contains_key(td));
+        let withdrawn = |td: &&TrustDomain| {
+            !known.unreadable.contains(*td) && known.jwt.as_ref().is_none_or(|live| !live.contains_key(*td))
+        };
         for td in self.verified.iter().filter(withdrawn) {
             pages.add("jwks", td, known, self.page(JWK_SET, jwks::closed_jwk_set()));
         }
@@ -136,8 +151,8 @@ impl Renderer {
         if let Some(x509) = known.x509.as_ref().filter(|_| pages.x509_known) {
             let nothing = BTreeMap::new();
             let jwt = known.jwt.as_ref().unwrap_or(&nothing);
-            let live: BTreeSet<_> = x509.keys().chain(jwt.keys()).cloned().collect();
-            for td in &live {
+            let live: BTreeSet<_> = x509.keys().chain(jwt.keys()).chain(&known.unreadable).cloned().collect();
+            for td in live.difference(&known.unreadable) {
                 let keys = BundleKeys::new(x509.get(td).map(Arc::as_ref), jwt.get(td).map(Arc::as_ref));
                 let page = self.bundle(td, keys, now);
                 bundles.insert(td.to_string(), pages.add("bundle", td, known, page));
@@ -220,6 +235,7 @@ mod tests {
             x509: Some(BTreeMap::new()),
             jwt: Some([(td(), Arc::new(jwt))].into()),
             waits_for_jwt: false,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -266,6 +282,32 @@ mod tests {
         assert_eq!(body(&closed, "/bundle/example.org"), bundle);
         assert_eq!(body(&closed, "/")["bundles"], json!({}));
         assert_eq!(body(&renderer.render(&known(&["b"]), now), "/bundle")["spiffe_sequence"], 7);
+    }
+
+    /// One domain whose keys cannot be read takes nothing from another, and is not said to have none.
+    #[test]
+    fn keys_that_cannot_be_read_are_unknown_and_not_absent() {
+        let other = TrustDomain::new("partner.org").unwrap();
+        let mut known = known(&["a"]);
+        known.x509 =
+            Some([&td(), &other].map(|td| (td.clone(), Arc::new(TrustBundle::new(td.clone(), vec![])))).into());
+        let render = |known: &Known| Renderer::new(Duration::from_secs(60)).render(known, UNIX_EPOCH);
+        let paths = |domain: &str| [format!("/jwks/{domain}"), format!("/bundle/{domain}")];
+        known.unreadable = [other.clone()].into();
+        let pages = render(&known);
+        for path in paths("partner.org") {
+            assert!(matches!(pages.find(&path), Found::NotYet), "{path}");
+        }
+        for path in paths("example.org").iter().map(String::as_str).chain(["/jwks", "/bundle"]) {
+            assert_eq!(body(&pages, path)["keys"][0]["kid"], "a", "{path}");
+        }
+        assert_eq!(body(&pages, "/")["bundles"], json!({"example.org": "/bundle/example.org"}));
+        let own = Known { jwt: Some([(other, Arc::new(JwtBundle::new(td(), vec![])))].into()), ..known };
+        let pages = render(&Known { unreadable: [td()].into(), ..own });
+        for path in paths("example.org").iter().map(String::as_str).chain(["/jwks", "/bundle"]) {
+            assert!(matches!(pages.find(path), Found::NotYet), "{path}");
+        }
+        assert!(matches!(pages.find("/bundle/partner.org"), Found::Page(_)));
     }
 
     #[test]

@@ -11,22 +11,44 @@ mod signature;
 mod tests;
 mod token;
 
-pub use jwks::JwksError;
+pub use jwks::{JwkError, JwksError};
+pub use signature::Unsound;
 pub use token::TokenError;
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use zeroize::Zeroizing;
 
 use super::{Limits, bundle, shortened};
 use crate::{
-    identity::{JwtBundle, JwtRequest, JwtSubject, JwtSvid, SpiffeId, TrustDomain},
+    identity::{JwtBundle, JwtRequest, JwtSubject, JwtSvid, Refusal, RefusedItem, SpiffeId, TrustDomain},
     secret::DefaultIdentity,
     workload_api_proto as proto,
 };
 
 /// The keys of each trust domain.
 pub type JwtBundles = BTreeMap<TrustDomain, Arc<JwtBundle>>;
+
+/// What one message says about keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JwtKeys {
+    /// Those that can be used. A trust domain that is neither here nor in `unusable` has none any more.
+    pub bundles: JwtBundles,
+    /// The trust domains of whose keys none can be used: what was known of them before stays.
+    pub unusable: BTreeMap<TrustDomain, JwksError>,
+    /// Everything that is left out, single keys too.
+    pub refusals: Vec<Refusal>,
+}
+
+impl From<JwtBundles> for JwtKeys {
+    fn from(bundles: JwtBundles) -> Self {
+        Self { bundles, ..Self::default() }
+    }
+}
 
 /// Longer tokens are refused: they must fit into an HTTP header, of which servers accept 8 to 60 KiB in all.
 pub const TOKEN_BYTES: usize = 16 << 10;
@@ -51,14 +73,6 @@ pub enum JwtError {
     NoDefault {
         /// What is configured.
         wanted: String,
-    },
-    /// More than [`Limits::svids`].
-    #[error("the answer holds {count} JWT-SVIDs, more than the {limit} allowed; ask for one SPIFFE ID")]
-    TooManyTokens {
-        /// Tokens in the answer.
-        count: usize,
-        /// What is allowed.
-        limit: usize,
     },
     /// Not a SPIFFE ID.
     #[error("a JWT-SVID is named {name:?}, which is no SPIFFE ID; correct its registration")]
@@ -87,34 +101,6 @@ pub enum JwtError {
     /// No bundle where the specification demands one.
     #[error("the source sent no JWT bundle at all; check the issuer's bundle configuration")]
     NoBundles,
-    /// More than [`Limits::bundles`].
-    #[error("the message holds {count} JWT bundles, more than the {limit} allowed; federate this workload with fewer")]
-    TooManyBundles {
-        /// Bundles in the message.
-        count: usize,
-        /// What is allowed.
-        limit: usize,
-    },
-    /// Not the ID of a trust domain.
-    #[error("a JWT bundle is keyed {name:?}, which is no trust domain ID; it must look like spiffe://example.org")]
-    TrustDomain {
-        /// The key as it came, shortened.
-        name: String,
-    },
-    /// Two keys that mean the same trust domain.
-    #[error("the message holds two JWT bundles for {trust_domain}; the issuer must send one")]
-    DuplicateBundle {
-        /// The domain that two bundles claim.
-        trust_domain: TrustDomain,
-    },
-    /// One bundle breaks a rule.
-    #[error("the JWT bundle of {trust_domain} cannot be used")]
-    Bundle {
-        /// Whose bundle.
-        trust_domain: TrustDomain,
-        /// The rule it breaks.
-        source: JwksError,
-    },
 }
 
 /// The token that answers `request`, out of a `FetchJWTSVID` answer; `default` is whose it is if the request names nobody. The tokens are moved out of `message`, and those
@@ -127,29 +113,30 @@ pub(crate) fn svid(
     request: &JwtRequest,
     default: &DefaultIdentity,
     keys: &JwtBundles,
-    limits: &Limits,
     now: SystemTime,
 ) -> Result<JwtSvid, JwtError> {
     let count = message.svids.len();
-    let wire: Vec<(String, Zeroizing<String>, String)> =
+    let mut wire: Vec<(String, Zeroizing<String>, String)> =
         message.svids.drain(..).map(|it| (it.spiffe_id, Zeroizing::new(it.svid), it.hint)).collect();
-    if count > limits.svids {
-        return Err(JwtError::TooManyTokens { count, limit: limits.svids });
-    }
-    let mut wire = wire.into_iter();
     // The first is the source's default, and of equal hints the first counts (Workload API, sections 6.2 and 8).
     let wanted = match (&request.subject, default) {
-        (JwtSubject::Id(_), _) | (JwtSubject::Default, DefaultIdentity::First) => wire.next(),
-        (JwtSubject::Hint(hint), _) => wire.find(|(_, _, it)| it == hint.as_str()),
-        (JwtSubject::Default, chosen) => wire.find(|(id, _, hint)| chosen.wants(id, Some(hint))),
+        // A source may answer with the tokens of all identities, whoever is asked for.
+        (JwtSubject::Id(asked), _) => {
+            let theirs = wire.iter().position(|(id, ..)| SpiffeId::new(id).is_ok_and(|id| id == *asked));
+            theirs.or((count > 0).then_some(0))
+        }
+        (JwtSubject::Default, DefaultIdentity::First) => (count > 0).then_some(0),
+        (JwtSubject::Hint(hint), _) => wire.iter().position(|(.., it)| it == hint.as_str()),
+        (JwtSubject::Default, chosen) => wire.iter().position(|(id, _, hint)| chosen.wants(id, Some(hint))),
     };
-    let Some((name, token, hint)) = wanted else {
+    let Some(wanted) = wanted else {
         return Err(match &request.subject {
             JwtSubject::Hint(hint) if count > 0 => JwtError::NoSuchHint { hint: hint.as_str().to_owned() },
             JwtSubject::Default if count > 0 => JwtError::NoDefault { wanted: default.to_string() },
             _ => JwtError::NoToken,
         });
     };
+    let (name, token, hint) = wire.swap_remove(wanted);
     let id = SpiffeId::new(&name).map_err(|source| JwtError::SpiffeId { name: shortened(&name), source })?;
     if let JwtSubject::Id(asked) = &request.subject
         && *asked != id
@@ -166,29 +153,72 @@ pub(crate) fn svid(
 /// # Errors
 /// The rule it breaks now.
 pub(crate) fn vouched(svid: &JwtSvid, keys: &JwtBundles) -> Result<(), TokenError> {
+    if !keys.contains_key(svid.id.trust_domain()) {
+        return Ok(());
+    }
     token::verify(&svid.token, &svid.id, keys)
 }
 
-/// The keys of each trust domain, out of a `FetchJWTBundles` message.
+/// The keys of each trust domain, out of a `FetchJWTBundles` message. Of more than [`Limits::bundles`] those of `first` are
+/// taken, and of the others those whose names come first.
 ///
 /// # Errors
-/// The first rule that something in the message breaks.
-pub(crate) fn bundles(message: &proto::JwtBundlesResponse, limits: &Limits) -> Result<JwtBundles, JwtError> {
-    let count = message.bundles.len();
-    match count {
-        0 => return Err(JwtError::NoBundles),
-        _ if count > limits.bundles => return Err(JwtError::TooManyBundles { count, limit: limits.bundles }),
-        _ => {}
+/// There is no bundle at all.
+pub(crate) fn bundles(
+    message: &proto::JwtBundlesResponse,
+    limits: &Limits,
+    first: &BTreeSet<TrustDomain>,
+) -> Result<JwtKeys, JwtError> {
+    if message.bundles.is_empty() {
+        return Err(JwtError::NoBundles);
     }
-    let mut bundles = JwtBundles::new();
-    for (name, document) in &message.bundles {
-        let trust_domain = bundle::trust_domain(name).ok_or_else(|| JwtError::TrustDomain { name: shortened(name) })?;
-        let keys = jwks::decode(document, limits)
-            .map_err(|source| JwtError::Bundle { trust_domain: trust_domain.clone(), source })?;
-        let bundle = Arc::new(JwtBundle::new(trust_domain.clone(), keys));
-        if bundles.insert(trust_domain.clone(), bundle).is_some() {
-            return Err(JwtError::DuplicateBundle { trust_domain });
+    let mut keys = JwtKeys::default();
+    let mut named = BTreeMap::new();
+    // A map of protobuf has no order. `spiffe://td` counts more than `td`, which some issuers send.
+    let mut wire: Vec<_> = message.bundles.iter().collect();
+    wire.sort_by_key(|(name, _)| (!name.starts_with("spiffe://"), *name));
+    for (name, document) in wire {
+        let Some(trust_domain) = bundle::trust_domain(name) else {
+            let why = "it is no trust domain ID; it must look like spiffe://example.org";
+            keys.refusals.push(Refusal::new(RefusedItem::jwt_bundle(name), why));
+            continue;
+        };
+        if named.contains_key(&trust_domain) {
+            let why = format!("the message holds another set for {trust_domain}; the issuer must send one");
+            keys.refusals.push(Refusal::new(RefusedItem::jwt_bundle(name), why));
+        } else {
+            named.insert(trust_domain, document);
         }
     }
-    Ok(bundles)
+    let mut named: Vec<_> = named.into_iter().collect();
+    named.sort_by_key(|(trust_domain, _)| !first.contains(trust_domain));
+    let surplus = named.len().saturating_sub(limits.bundles);
+    named.truncate(limits.bundles);
+    if surplus > 0 {
+        let why = format!("a message may hold {} JWT bundles; federate this workload with fewer", limits.bundles);
+        keys.refusals.push(Refusal::surplus("jwt_bundle", surplus, why));
+    }
+    named.into_iter().for_each(|(trust_domain, document)| keys.add(trust_domain, document, limits));
+    Ok(keys)
+}
+
+impl JwtKeys {
+    fn add(&mut self, trust_domain: TrustDomain, document: &[u8], limits: &Limits) {
+        let found = jwks::decode(document, limits);
+        for (key, why) in found.refused {
+            let item = RefusedItem::jwt_key(trust_domain.clone(), &key);
+            self.refusals.push(Refusal::new(item, why.to_string()));
+        }
+        match found.error {
+            None => {
+                let bundle = Arc::new(JwtBundle::new(trust_domain.clone(), found.usable));
+                self.bundles.insert(trust_domain, bundle);
+            }
+            Some(why) => {
+                let item = RefusedItem::jwt_bundle(trust_domain.as_ref());
+                self.refusals.push(Refusal::new(item, why.to_string()));
+                self.unusable.insert(trust_domain, why);
+            }
+        }
+    }
 }

@@ -100,7 +100,8 @@ impl Reporter {
             // Many requests fail for one reason, so each counts for itself.
             RenewalEvent::JwtRenewalFailed { kind, failures, .. }
             | RenewalEvent::JwtKeysFailed { kind, failures, .. } => {
-                return *kind == ErrorKind::Misconfigured || *failures <= LOUD_REPEATS;
+                // One that worked before is asked again in seconds even if it refuses the request.
+                return *failures <= LOUD_REPEATS || *kind == ErrorKind::Misconfigured && failures.is_power_of_two();
             }
             // Several may be down for different reasons, so each counts for itself.
             RenewalEvent::StandbyDown { failures, .. } => return *failures == 1,

@@ -4,6 +4,7 @@
 //! one before are on their way still. So the keys of both are shown for a while, as X.509 authorities are in a roll-over;
 //! a token is always judged by those of the source that gave it alone.
 
+mod keep;
 mod merge;
 mod series;
 
@@ -14,17 +15,17 @@ use std::{
 };
 
 use crate::{
-    identity::{JwtBundle, JwtSvid, TrustDomain},
+    identity::{JwtBundle, JwtSvid, Refusal, TrustDomain},
     source::{
         ErrorKind, RenewalEvent, SourceError,
-        decode::jwt::{self, JwtBundles, TokenError},
+        decode::jwt::{self, JwksError, JwtBundles, JwtKeys, TokenError},
         renewal::Moment,
     },
 };
 use merge::merged;
 pub(super) use series::follow;
 
-type News = Result<JwtBundles, SourceError>;
+type News = Result<JwtKeys, SourceError>;
 
 /// Keys of a former source that are still needed are kept in steps of no less than this.
 const SHORTEST_EXTENSION: Duration = Duration::from_millis(100);
@@ -43,6 +44,10 @@ pub(super) struct Keys {
     settling: Settling,
     /// All of it.
     shown: JwtBundles,
+    /// Trust domains that the source has keys for, of which none could ever be used.
+    unreadable: BTreeSet<TrustDomain>,
+    /// What the source sent and is left out.
+    refusals: Vec<Refusal>,
     /// Counts whatever could change a verdict about a token.
     era: u64,
     failures: u32,
@@ -77,6 +82,8 @@ impl Keys {
             before: JwtBundles::new(),
             settling: Settling::Done,
             shown: JwtBundles::new(),
+            unreadable: BTreeSet::new(),
+            refusals: Vec::new(),
             era: 0,
             failures: 0,
             withdrawn_at: None,
@@ -93,6 +100,21 @@ impl Keys {
         &self.shown
     }
 
+    /// Trust domains whose keys are unknown although the source sends some.
+    pub(super) fn unreadable(&self) -> &BTreeSet<TrustDomain> {
+        &self.unreadable
+    }
+
+    /// What the source sent and is left out.
+    pub(super) fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Whether the source does not give its keys at present.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Verdicts of equal eras are equal: signatures need not be verified again.
     pub(super) fn era(&self) -> u64 {
         self.era
@@ -103,6 +125,7 @@ impl Keys {
         self.era = self.era.wrapping_add(1);
         let bundles = std::mem::take(&mut self.own);
         (self.failures, self.withdrawn_at) = (0, None);
+        (self.unreadable, self.refusals) = (BTreeSet::new(), Vec::new());
         if !bundles.is_empty() {
             // One entry a source, however often they take turns.
             self.former.retain(|former| former.source != from);
@@ -115,11 +138,11 @@ impl Keys {
 
     pub(super) fn on_news(&mut self, news: News, now: Moment) -> Vec<RenewalEvent> {
         let error = match news {
-            Ok(bundles) => {
+            Ok(keys) => {
                 self.failures = 0;
                 self.withdrawn_at = None;
                 self.begin_handover(now);
-                self.own = bundles;
+                self.take_over(keys);
                 return self.show();
             }
             Err(error) => error,
@@ -139,6 +162,8 @@ impl Keys {
             (self.withdrawn_at, self.settling) = (None, Settling::Done);
             self.own.clear();
             self.former.clear();
+            self.unreadable.clear();
+            self.refusals.clear();
             return self.show();
         }
         if matches!(self.settling, Settling::Until(at) if now.steady >= at) {
@@ -171,10 +196,14 @@ impl Keys {
         }
     }
 
-    /// Whether a token is its source's. Fetched ones were judged when they came, but after a switch that may have been
-    /// before the keys of the new source were known.
+    /// Whether a token is its source's, by the keys of now: they may have changed while it was under way.
     pub(super) fn judge(&self, svid: &JwtSvid) -> Result<(), TokenError> {
-        if self.settling == Settling::Done { Ok(()) } else { jwt::vouched(svid, &self.own) }
+        jwt::vouched(svid, &self.own)
+    }
+
+    /// Whether there are keys to judge a token by.
+    pub(super) fn knows(&self, svid: &JwtSvid) -> bool {
+        self.own.contains_key(svid.id.trust_domain())
     }
 
     /// Whether verifiers can be expected to accept a token of the source in service.
@@ -186,6 +215,17 @@ impl Keys {
     pub(super) fn rests_on_former(&self, svid: &JwtSvid) -> bool {
         let vouches = |keys: &JwtBundles| keys.contains_key(svid.id.trust_domain()) && jwt::vouched(svid, keys).is_ok();
         !vouches(&self.own) && vouches(&self.before)
+    }
+
+    /// What is good in a message, and in place of what is not the last that was.
+    fn take_over(&mut self, mut keys: JwtKeys) {
+        keep::last_good(&mut keys, [&self.own, &self.before]);
+        let unknown = keys.unusable.iter().filter(|(domain, why)| {
+            // Nothing at all is no promise of something.
+            **why != JwksError::Empty && !keys.bundles.contains_key(*domain)
+        });
+        self.unreadable = unknown.map(|(domain, _)| domain.clone()).collect();
+        (self.own, self.refusals) = (keys.bundles, keys.refusals);
     }
 
     /// The first keys after a switch are here.

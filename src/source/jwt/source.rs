@@ -6,7 +6,10 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 
 use crate::{
     identity::{JwtRequest, JwtSvid, Workload},
-    source::{SourceError, decode::jwt::JwtBundles},
+    source::{
+        SourceError,
+        decode::jwt::{JwtBundles, JwtKeys},
+    },
 };
 
 /// Something that mints tokens for workloads and knows the keys that verify them.
@@ -22,7 +25,7 @@ pub trait JwtSource: Send + Sync {
 
     /// One session about the keys of every trust domain: every complete state, until the session ends. As
     /// [`Source::watch`](crate::source::Source::watch).
-    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>>;
+    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtKeys, SourceError>>;
 }
 
 impl<S: JwtSource + ?Sized> JwtSource for Arc<S> {
@@ -35,7 +38,7 @@ impl<S: JwtSource + ?Sized> JwtSource for Arc<S> {
         (**self).fetch(workload, request, keys)
     }
 
-    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
+    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtKeys, SourceError>> {
         (**self).watch_keys(workload)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::time::{Instant, sleep};
 
 use super::{Config, LineStatus, MISCONFIGURED_RETRY, Standing};
@@ -26,6 +26,8 @@ pub(super) struct Line {
     session: Option<Session>,
     /// The pause after a failed session.
     pub(super) not_before: Option<Instant>,
+    /// Ends when it is worth trying before that.
+    back: Option<BoxFuture<'static, ()>>,
     pub(super) backoff: Backoff,
     /// What the present session said last.
     pub(super) held: Option<IdentitySnapshot>,
@@ -50,6 +52,7 @@ impl Line {
             source,
             session: None,
             not_before: None,
+            back: None,
             backoff,
             held: None,
             failures: 0,
@@ -67,13 +70,13 @@ impl Line {
     pub(super) fn open(&mut self, workload: &Workload) {
         let updates = self.source.watch(workload);
         self.session = Some(Session { updates, opened: Instant::now(), delivered: false });
-        self.not_before = None;
+        (self.not_before, self.back) = (None, None);
     }
 
     /// Ends the session, and forgets what came of it. Says whether there was anything to forget.
     pub(super) fn close(&mut self) -> bool {
         let idle = self.session.is_none() && self.last_failure.is_none() && self.held.is_none();
-        (self.session, self.not_before, self.held) = (None, None, None);
+        (self.session, self.not_before, self.back, self.held) = (None, None, None, None);
         self.well();
         self.backoff.reset();
         !idle
@@ -136,24 +139,30 @@ impl Line {
             }
         };
         self.not_before = Some(Instant::now() + delay);
+        self.back = Some(self.source.back());
     }
 }
 
-/// What a source says next; `None` when nothing came in time.
+/// What a source says next; `None` when nothing came in time, or one seems to be back.
 pub(super) async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, Heard)> {
     tokio::select! {
-        heard = next(lines) => Some(heard),
+        heard = next(lines) => heard,
         () = sleep(nap) => None,
     }
 }
 
-/// The next thing that any session says; never when none is open.
-async fn next(lines: &mut [Line]) -> (usize, Heard) {
+/// The next thing that any session says, or `None` when a source seems to be back, which ends its pause.
+async fn next(lines: &mut [Line]) -> Option<(usize, Heard)> {
     poll_fn(|context| {
         for (index, line) in lines.iter_mut().enumerate() {
-            let Some(session) = &mut line.session else { continue };
-            if let Poll::Ready(heard) = session.updates.poll_next_unpin(context) {
-                return Poll::Ready((index, heard));
+            if let Some(session) = &mut line.session
+                && let Poll::Ready(heard) = session.updates.poll_next_unpin(context)
+            {
+                return Poll::Ready(Some((index, heard)));
+            }
+            if line.back.as_mut().is_some_and(|back| back.poll_unpin(context).is_ready()) {
+                (line.not_before, line.back) = (None, None);
+                return Poll::Ready(None);
             }
         }
         Poll::Pending

@@ -1,6 +1,6 @@
 //! JWT-SVIDs and JWT bundles of the Workload API.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -11,11 +11,11 @@ use tonic::Streaming;
 
 use super::{WorkloadApi, channel, session::Client, session::request};
 use crate::{
-    identity::{JwtRequest, JwtSubject, JwtSvid, Workload},
+    identity::{JwtRequest, JwtSubject, JwtSvid, TrustDomain, Workload},
     secret::DefaultIdentity,
     source::{
         JwtSource, SourceError,
-        decode::jwt::{self, JwtBundles},
+        decode::jwt::{self, JwtBundles, JwtKeys},
     },
     workload_api_proto::{JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest},
 };
@@ -33,14 +33,21 @@ impl JwtSource for WorkloadApi {
         }
     }
 
-    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
+    fn watch_keys(&self, workload: &Workload) -> BoxStream<'static, Result<JwtKeys, SourceError>> {
         let api = self.clone();
         match workload {
-            Workload::Own => stream::try_unfold(None, move |open| {
-                let api = api.clone();
-                async move { api.next_keys(open).await.map(|(keys, open)| Some((keys, Some(open)))) }
-            })
-            .boxed(),
+            Workload::Own => {
+                let first: BTreeSet<_> = api.config.trust_domain.iter().cloned().collect();
+                stream::try_unfold((None, first), move |(open, first)| {
+                    let api = api.clone();
+                    async move {
+                        let (keys, open) = api.next_keys(open, &first).await?;
+                        let first = api.config.trust_domain.iter().chain(keys.bundles.keys()).cloned().collect();
+                        Ok(Some((keys, (Some(open), first))))
+                    }
+                })
+                .boxed()
+            }
         }
     }
 }
@@ -54,16 +61,19 @@ impl WorkloadApi {
         };
         let message = JwtsvidRequest { audience: wanted.audience.iter().cloned().collect(), spiffe_id };
         let mut client = self.jwt_client().await?;
-        let answer = self.within_first_message(client.fetch_jwtsvid(request(message))).await?;
+        let answer = self.within_first_message(client.fetch_jwtsvid(request(message))).await;
+        let answer = answer.inspect_err(|_| self.suspicion.notify_one())?;
         let mut answer = answer.map_err(|status| self.status(&status))?.into_inner();
-        Ok(jwt::svid(&mut answer, wanted, &self.default, keys, &self.limits, SystemTime::now())?)
+        Ok(jwt::svid(&mut answer, wanted, &self.default, keys, SystemTime::now())?)
     }
 
-    /// The next state of the keys, from a stream that is opened for the first one.
+    /// The next state of the keys, from a stream that is opened for the first one. If there are too many those of `first`
+    /// are taken.
     async fn next_keys(
         &self,
         open: Option<Streaming<JwtBundlesResponse>>,
-    ) -> Result<(JwtBundles, Streaming<JwtBundlesResponse>), SourceError> {
+        first: &BTreeSet<TrustDomain>,
+    ) -> Result<(JwtKeys, Streaming<JwtBundlesResponse>), SourceError> {
         let (stream, message) = match open {
             Some(mut stream) => {
                 let message = stream.message().await;
@@ -76,11 +86,12 @@ impl WorkloadApi {
                     let message = stream.message().await;
                     Ok((stream, message))
                 };
-                self.within_first_message(call).await?.map_err(|status: tonic::Status| self.status(&status))?
+                let answer = self.within_first_message(call).await.inspect_err(|_| self.suspicion.notify_one())?;
+                answer.map_err(|status: tonic::Status| self.status(&status))?
             }
         };
         let message = message.map_err(|status| self.status(&status))?.ok_or(SourceError::Closed)?;
-        let keys = jwt::bundles(&message, &self.limits)?;
+        let keys = jwt::bundles(&message, &self.limits, first)?;
         Ok((keys, stream))
     }
 

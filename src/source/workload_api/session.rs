@@ -8,10 +8,10 @@ use std::{
 };
 
 use futures_util::stream::{self, Stream};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
 
-use super::{WorkloadApi, channel};
+use super::{WorkloadApi, channel, overdue};
 use crate::{
     identity::IdentitySnapshot,
     printable::is_hidden,
@@ -42,6 +42,8 @@ enum State {
         client: Client,
         stream: Streaming<X509svidResponse>,
         again: Option<Again>,
+        /// When it should have said something; never while it may be silent.
+        overdue: Option<Instant>,
     },
     /// It has none: follow the bundles, and end with `denial` at `recheck` so that the next session asks again.
     Bundles {
@@ -80,14 +82,7 @@ pub(super) fn open(api: WorkloadApi) -> impl Stream<Item = Result<IdentitySnapsh
         async move {
             match state {
                 State::Start => api.start().await,
-                State::Svids { client, mut stream, again } => {
-                    let message = tokio::select! {
-                        biased;
-                        message = stream.message() => message,
-                        () = Again::due(again.as_ref()) => Ok(again.map(|again| *again.message)),
-                    };
-                    api.on_svids(client, stream, message).await
-                }
+                State::Svids { client, stream, again, overdue } => api.next_svids(client, stream, again, overdue).await,
                 State::Bundles { stream, recheck, denial } => api.next_bundles(stream, recheck, denial).await,
             }
         }
@@ -96,6 +91,7 @@ pub(super) fn open(api: WorkloadApi) -> impl Stream<Item = Result<IdentitySnapsh
 
 impl WorkloadApi {
     async fn start(&self) -> Step {
+        self.trying();
         let channel = channel::connect(&self.config.endpoint, self.deadlines.connect).await?;
         let mut client = Client::new(channel).max_decoding_message_size(self.limits.message_bytes);
         // The response headers often come only with the first message, so one deadline covers both.
@@ -110,6 +106,40 @@ impl WorkloadApi {
         }
     }
 
+    /// The next message, be it of a fresh session: that is opened beside this one when it should have said something, or
+    /// when the source leaves another call without an answer, and takes its place once it delivers. If nothing is heard
+    /// in either, the source hangs.
+    async fn next_svids(
+        &self,
+        client: Client,
+        mut stream: Streaming<X509svidResponse>,
+        again: Option<Again>,
+        overdue: Option<Instant>,
+    ) -> Step {
+        let late = async {
+            match overdue {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            message = stream.message() => return self.on_svids(client, stream, message).await,
+            () = Again::due(again.as_ref()) => {
+                return self.on_svids(client, stream, Ok(again.map(|again| *again.message))).await;
+            }
+            () = late => tracing::debug!(endpoint = %self.config.endpoint, "the source is overdue, trying a fresh session"),
+            () = self.suspicion.notified() => {
+                tracing::debug!(endpoint = %self.config.endpoint, "the source left a call unanswered, trying a fresh session");
+            }
+        }
+        tokio::select! {
+            biased;
+            message = stream.message() => self.on_svids(client, stream, message).await,
+            fresh = self.start() => fresh,
+        }
+    }
+
     async fn on_svids(
         &self,
         client: Client,
@@ -120,18 +150,20 @@ impl WorkloadApi {
             Ok(message) => message.ok_or(SourceError::Closed)?,
             Err(status) => return self.on_svid_status(client, status).await,
         };
-        match self.decoded(&message) {
+        let now = SystemTime::now();
+        match self.decoded(&message, now) {
             Ok(snapshot) => {
                 let again = Again::of(message, &snapshot);
-                Ok(Some((snapshot, State::Svids { client, stream, again })))
+                let overdue = overdue::patience(&snapshot, now).map(|patience| Instant::now() + patience);
+                Ok(Some((snapshot, State::Svids { client, stream, again, overdue })))
             }
             Err(error) => self.on_svid_error(client, error.into()).await,
         }
     }
 
-    fn decoded(&self, message: &X509svidResponse) -> Result<IdentitySnapshot, DecodeError> {
+    fn decoded(&self, message: &X509svidResponse, now: SystemTime) -> Result<IdentitySnapshot, DecodeError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = decode::svid_response(message, &self.limits, &known, SystemTime::now())?;
+        let snapshot = decode::svid_response(message, &self.limits, &known, now)?;
         known.learn(&snapshot);
         Ok(snapshot)
     }

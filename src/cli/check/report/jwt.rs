@@ -6,8 +6,11 @@ use serde::Serialize;
 
 use super::{State, left, table, time};
 use crate::{
+    admin::view::LeftOut,
     identity::{JwtBundle, JwtRequest, JwtSvid},
+    printable,
     secret::{JwtName, TokenForm},
+    source::decode::jwt::JwtKeys,
 };
 
 /// What came of asking for one token.
@@ -18,6 +21,12 @@ pub(in crate::cli::check) type Asked = (JwtRequest, Result<JwtSvid, String>);
 pub(super) struct Tokens {
     jwt_svids: Vec<TokenRow>,
     jwt_keys: Vec<KeysRow>,
+    /// Why there are no keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_keys_error: Option<String>,
+    /// Keys that the source sends and that are left out, single ones and whole sets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    jwt_keys_refused: Vec<LeftOut>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,17 +49,23 @@ struct KeysRow {
 }
 
 impl Tokens {
-    pub(super) fn new<'a>(asked: &[Asked], keys: impl Iterator<Item = &'a JwtBundle>, now: SystemTime) -> Self {
+    pub(super) fn new(asked: &[Asked], keys: &Result<JwtKeys, String>, now: SystemTime) -> Self {
+        let known = keys.as_ref().ok();
+        let bundles = known.iter().flat_map(|keys| keys.bundles.values());
+        let refusals = known.iter().flat_map(|keys| &keys.refusals);
         Self {
             jwt_svids: asked.iter().map(|it| TokenRow::new(it, now)).collect(),
-            jwt_keys: keys.map(KeysRow::new).collect(),
+            jwt_keys: bundles.map(|bundle| KeysRow::new(bundle)).collect(),
+            jwt_keys_error: keys.as_ref().err().cloned(),
+            jwt_keys_refused: refusals.map(LeftOut::from).collect(),
         }
     }
 
-    /// Whether every token is there and its trust domain's keys are.
+    /// Whether every token is there, and every key that the source sends can be used.
     pub(super) fn is_good(&self) -> bool {
         let usable = |state| matches!(state, Some(State::Valid | State::Expiring));
-        self.jwt_svids.iter().all(|token| usable(token.state))
+        let keys = self.jwt_keys_error.is_none() && self.jwt_keys_refused.is_empty();
+        keys && self.jwt_svids.iter().all(|token| usable(token.state))
     }
 
     pub(super) fn tables(&self) -> String {
@@ -70,7 +85,16 @@ impl Tokens {
         });
         let header = ["NAME", "SPIFFE ID", "NOT AFTER", "LEFT", "STATE"];
         let tokens = table("JWT-SVIDs", &header, tokens.collect());
-        tokens + "\n" + &table("JWT keys", &["TRUST DOMAIN", "KEY IDS", "STATE"], keys.collect())
+        let mut text = tokens + "\n" + &table("JWT keys", &["TRUST DOMAIN", "KEY IDS", "STATE"], keys.collect());
+        let bad = State::Expired.style();
+        if let Some(error) = &self.jwt_keys_error {
+            text.push_str(&format!("{bad}{}{bad:#}\n", printable::line(error)));
+        }
+        for refused in &self.jwt_keys_refused {
+            let said = format!("left out: {} ({})", refused.item, refused.reason);
+            text.push_str(&format!("{bad}{}{bad:#}\n", printable::line(&said)));
+        }
+        text
     }
 }
 

@@ -1,7 +1,6 @@
 //! Requests and the responses they get.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -32,7 +31,7 @@ fn x509(domains: &[&str]) -> Availability {
 fn jwt(domains: &[&str]) -> JwtSnapshot {
     let key = |name: &str| json!({"kty": "EC", "kid": format!("key of {name}"), "crv": "P-256", "x": "Xx", "y": "Yy"});
     let bundles = domains.iter().map(|name| (td(name), Arc::new(JwtBundle::new(td(name), vec![key(name)]))));
-    JwtSnapshot { bundles: bundles.collect(), svids: BTreeMap::new() }
+    JwtSnapshot { bundles: bundles.collect(), ..JwtSnapshot::default() }
 }
 
 fn rendered(x509: &Availability, jwt: &JwtSnapshot) -> Pages {

@@ -88,13 +88,12 @@ fn request(subject: JwtSubject) -> JwtRequest {
 fn keys(jwks: &[Value]) -> JwtBundles {
     let document = json!({ "keys": jwks }).to_string();
     let message = proto::JwtBundlesResponse { bundles: [("spiffe://example.org".to_owned(), document.into())].into() };
-    bundles(&message, &Limits::default()).unwrap()
+    bundles(&message, &Limits::default(), &BTreeSet::new()).unwrap().bundles
 }
 
 fn decoded(token: &str, keys: &JwtBundles) -> Result<JwtSvid, TokenError> {
     let mut message = message(&[(ID, token, "")]);
-    let decoded =
-        svid(&mut message, &request(JwtSubject::Default), &DefaultIdentity::First, keys, &Limits::default(), at(NOW));
+    let decoded = svid(&mut message, &request(JwtSubject::Default), &DefaultIdentity::First, keys, at(NOW));
     decoded.map_err(|error| match error {
         JwtError::Token { source, .. } => source,
         other => panic!("{other}"),
@@ -190,8 +189,7 @@ fn the_default_is_the_one_that_was_chosen() {
     let answer = [(ID, web.as_str(), ""), (other, api.as_str(), "external")];
     let taken = |default: DefaultIdentity| {
         let (mut message, request) = (message(&answer), request(JwtSubject::Default));
-        svid(&mut message, &request, &default, &JwtBundles::new(), &Limits::default(), at(NOW))
-            .map(|svid| svid.id.to_string())
+        svid(&mut message, &request, &default, &JwtBundles::new(), at(NOW)).map(|svid| svid.id.to_string())
     };
     assert_eq!(taken(DefaultIdentity::First).unwrap(), ID);
     assert_eq!(taken(DefaultIdentity::Id(SpiffeId::new(other).unwrap())).unwrap(), other);
@@ -209,8 +207,7 @@ fn the_subject_decides_which_token_is_taken() {
     let web = signer.honest();
     let answer = [(ID, web.as_str(), "internal"), (other, api.as_str(), "external")];
     let taken = |subject, answer: &[(&str, &str, &str)]| {
-        let limits = Limits::default();
-        svid(&mut message(answer), &request(subject), &DefaultIdentity::First, &JwtBundles::new(), &limits, at(NOW))
+        svid(&mut message(answer), &request(subject), &DefaultIdentity::First, &JwtBundles::new(), at(NOW))
             .map(|svid| svid.id.to_string())
     };
     let hint = |hint| JwtSubject::Hint(Hint::new(hint).unwrap());
@@ -218,58 +215,161 @@ fn the_subject_decides_which_token_is_taken() {
     assert_eq!(taken(hint("external"), &answer).unwrap(), other);
     assert!(matches!(taken(hint("none"), &answer), Err(JwtError::NoSuchHint { .. })));
     let id = JwtSubject::Id(SpiffeId::new(other).unwrap());
-    assert!(matches!(taken(id.clone(), &answer), Err(JwtError::OtherIdentity { .. })));
-    assert_eq!(taken(id, &answer[1..]).unwrap(), other);
+    assert_eq!(taken(id.clone(), &answer).unwrap(), other, "wherever it stands");
+    assert_eq!(taken(id.clone(), &answer[1..]).unwrap(), other);
+    assert!(matches!(taken(id.clone(), &answer[..1]), Err(JwtError::OtherIdentity { .. })));
+    assert!(matches!(taken(id.clone(), &[]), Err(JwtError::NoToken)));
+    let beside_garbage = [("?", web.as_str(), ""), answer[1]];
+    assert_eq!(taken(id.clone(), &beside_garbage).unwrap(), other, "what is wrong with others does not matter");
     assert!(matches!(taken(JwtSubject::Default, &[]), Err(JwtError::NoToken)));
     assert!(matches!(taken(JwtSubject::Default, &[("web", &web, "")]), Err(JwtError::SpiffeId { .. })));
-    let many = vec![answer[0]; 1001];
-    assert!(matches!(taken(JwtSubject::Default, &many), Err(JwtError::TooManyTokens { count: 1001, .. })));
+    let many = [vec![answer[0]; 1000], vec![answer[1]]].concat();
+    assert_eq!(taken(id, &many).unwrap(), other, "however many there are");
 }
 
+/// The kids of a set that are used, and those that are not, with why.
+fn read(document: &[u8]) -> (Vec<String>, Vec<(String, JwkError)>, Option<JwksError>) {
+    let found = jwks::decode(document, &Limits::default());
+    let kid = |key: &Value| key["kid"].as_str().unwrap().to_owned();
+    (found.usable.iter().map(kid).collect(), found.refused, found.error)
+}
+
+fn rsa_key(bits: usize, exponent: &[u8]) -> Value {
+    let text = Base64UrlUnpadded::encode_string;
+    let mut modulus = vec![0xa5; bits / 8];
+    modulus[0] = 0x80 | modulus[0];
+    json!({ "kty": "RSA", "kid": "odd", "n": text(&modulus), "e": text(exponent) })
+}
+
+/// Each beside a good key before it and one behind it, which have to be used whatever is between them.
 #[test]
-fn a_set_is_read_by_its_rules() {
-    let jwk = |kid: &str| Signer::p256().jwk(kid);
-    let read = |keys: Value| jwks::decode(json!({ "keys": keys }).to_string().as_bytes(), &Limits::default());
-    let same = jwk("a");
-    assert_eq!(read(json!([same, same])).unwrap(), std::slice::from_ref(&same));
-    let without_use = json!({ "kty": "EC", "kid": "a", "crv": "P-256", "x": same["x"], "y": same["y"] });
-    assert_eq!(read(json!([without_use])).unwrap().len(), 1);
-    let left_out = json!([
-        with(jwk("a"), "use", "x509-svid".into()),
-        with(jwk("b"), "use", "enc".into()),
-        json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA" }),
-        json!({ "kty": "EC", "use": "x509-svid", "x5c": ["AA"] }),
-    ]);
-    assert_eq!(read(left_out).unwrap(), Vec::<Value>::new());
-    type Expected = fn(&JwksError) -> bool;
-    let cases: Vec<(Value, Expected)> = vec![
-        (json!([jwk("a"), jwk("a")]), |e| matches!(e, JwksError::DuplicateKid { kid } if kid == "a")),
-        (json!([with(jwk("a"), "kid", Value::Null)]), |e| matches!(e, JwksError::NoKid { index: 0 })),
-        (json!([with(jwk("a"), "kid", "".into())]), |e| matches!(e, JwksError::NoKid { index: 0 })),
-        (json!([with(jwk("a"), "d", "AA".into())]), |e| matches!(e, JwksError::Private { member: "d", .. })),
-        (json!([{ "kty": "oct", "kid": "a", "k": "AA" }]), |e| matches!(e, JwksError::Private { member: "k", .. })),
-        (json!([with(jwk("a"), "crv", "secp256k1".into())]), |e| matches!(e, JwksError::Unusable { .. })),
-        (json!([with(jwk("a"), "x", "AA".into())]), |e| matches!(e, JwksError::Unusable { .. })),
-        (json!([{ "kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB" }]), |e| matches!(e, JwksError::Unusable { .. })),
-        (json!(["key"]), |e| matches!(e, JwksError::NotAKey { index: 0 })),
-        (json!({}), |e| matches!(e, JwksError::NotASet)),
-        (Value::Array(vec![json!({ "kty": "x" }); 1001]), |e| matches!(e, JwksError::TooManyKeys { .. })),
+fn one_bad_key_leaves_the_others_alone() {
+    let (before, behind, odd) = (Signer::p256().jwk("before"), Signer::p256().jwk("behind"), Signer::p256().jwk("odd"));
+    let padded = |member: &str| with(odd.clone(), member, format!("{}=", odd[member].as_str().unwrap()).into());
+    let p521 = Signer::new("ES512", "P-521", &ECDSA_P521_SHA512_FIXED_SIGNING).jwk("odd");
+    let number = |member| JwkError::Unsound(Unsound::Number { member });
+    let modulus = |bits| JwkError::Unsound(Unsound::Modulus { bits });
+    let swapped = with(with(odd.clone(), "x", odd["y"].clone()), "y", odd["x"].clone());
+    let exponent = JwkError::Unsound(Unsound::Exponent);
+    let cases: Vec<(Value, JwkError)> = vec![
+        (with(odd.clone(), "kid", Value::Null), JwkError::NoKid),
+        (with(odd.clone(), "kid", "".into()), JwkError::NoKid),
+        (with(odd.clone(), "kid", 7.into()), JwkError::NoKid),
+        (with(odd.clone(), "kid", "before".into()), JwkError::DuplicateKid),
+        (with(odd.clone(), "d", "AA".into()), JwkError::Private { member: "d" }),
+        (with(rsa_key(2048, &[1, 0, 1]), "dp", Value::Null), JwkError::Private { member: "dp" }),
+        (json!({ "kty": "oct", "kid": "odd", "k": "AA" }), JwkError::KeyType { kty: "oct".into() }),
+        (json!({ "kty": "OKP", "kid": "odd", "crv": "Ed25519", "x": "AA" }), JwkError::KeyType { kty: "OKP".into() }),
+        (with(odd.clone(), "kty", "ec".into()), JwkError::KeyType { kty: "ec".into() }),
+        (with(odd.clone(), "kty", Value::Null), JwkError::NotAKey),
+        (json!("key"), JwkError::NotAKey),
+        (json!(null), JwkError::NotAKey),
+        (json!([]), JwkError::NotAKey),
+        (with(odd.clone(), "crv", "secp256k1".into()), Unsound::Curve { crv: "secp256k1".into() }.into()),
+        (with(odd.clone(), "crv", Value::Null), Unsound::Curve { crv: String::new() }.into()),
+        (with(odd.clone(), "crv", "P-384".into()), number("x")),
+        (with(odd.clone(), "x", "AA".into()), number("x")),
+        (with(odd.clone(), "y", Value::Null), number("y")),
+        (padded("x"), number("x")),
+        (padded("y"), number("y")),
+        (swapped, Unsound::OffCurve.into()),
+        (with(p521, "y", odd["y"].clone()), number("y")),
+        (rsa_key(1024, &[1, 0, 1]), modulus(1024)),
+        (rsa_key(2040, &[1, 0, 1]), modulus(2040)),
+        (rsa_key(8200, &[1, 0, 1]), modulus(8200)),
+        (rsa_key(2048, &[1]), exponent.clone()),
+        (rsa_key(2048, &[0, 0, 1]), exponent.clone()),
+        (rsa_key(2048, &[1, 0, 0]), exponent.clone()),
+        (rsa_key(2048, &[]), exponent.clone()),
+        (rsa_key(2048, &[3, 0, 0, 0, 1]), exponent),
+        (with(rsa_key(2048, &[1, 0, 1]), "n", "?".into()), number("n")),
     ];
-    for (keys, expected) in cases {
-        let error = read(keys.clone()).unwrap_err();
-        assert!(expected(&error), "{keys}: {error:?}");
+    for (odd, expected) in cases {
+        let set = json!({ "keys": [before, odd, behind], "custom": null });
+        let (usable, refused, error) = read(set.to_string().as_bytes());
+        assert_eq!((usable, error), (vec!["before".to_owned(), "behind".to_owned()], None), "{odd}");
+        let names: Vec<_> = refused.iter().map(|(name, why)| (name.as_str(), why.clone())).collect();
+        let name = odd["kid"].as_str().filter(|kid| !kid.is_empty()).unwrap_or("at position 2");
+        assert_eq!(names, [(name, expected)], "{odd}");
     }
-    assert_eq!(jwks::decode(b"keys", &Limits::default()), Err(JwksError::NotASet));
+    for good in [
+        rsa_key(2048, &[1, 0, 1]),
+        rsa_key(2048, &[0, 0, 0, 3]),
+        rsa_key(8192, &[1, 0, 1]),
+        Signer::new("ES512", "P-521", &ECDSA_P521_SHA512_FIXED_SIGNING).jwk("odd"),
+    ] {
+        let (usable, refused, error) = read(json!({ "keys": [good] }).to_string().as_bytes());
+        assert_eq!((usable, refused, error), (vec!["odd".to_owned()], vec![], None), "{good}");
+    }
 }
 
 #[test]
-fn bundles_are_keyed_by_trust_domain() {
-    let read = |names: &[&str]| {
-        let set = |name: &&str| ((*name).to_owned(), bytes::Bytes::from_static(b"{\"keys\":[]}"));
-        bundles(&proto::JwtBundlesResponse { bundles: names.iter().map(set).collect() }, &Limits::default())
+fn what_is_for_others_is_ignored_and_the_same_key_twice_is_one() {
+    let same = Signer::p256().jwk("a");
+    let without_use = json!({ "kty": "EC", "kid": "b", "crv": "P-256", "x": same["x"], "y": same["y"], "key_ops": 7 });
+    let ignored = |usage: Value| with(Signer::p256().jwk("c"), "use", usage);
+    let x509 = json!({ "kty": "EC", "use": "x509-svid", "x5c": ["AA"] });
+    let odd = ["x509-svid".into(), "enc".into(), "".into(), Value::Null, 7.into(), json!(["sig"])].map(ignored);
+    let keys: Vec<Value> = [same.clone(), x509, same, without_use].into_iter().chain(odd).collect();
+    let (usable, refused, error) = read(json!({ "keys": keys }).to_string().as_bytes());
+    assert_eq!((usable, refused, error), (vec!["a".to_owned(), "b".to_owned()], vec![], None));
+    let twice = format!("\u{feff}{{\"keys\": 7, \"keys\": [{}]}}\n", Signer::p256().jwk("a"));
+    assert_eq!(read(twice.as_bytes()).0, ["a"], "the last of two members counts, and a byte order mark does not");
+}
+
+#[test]
+fn a_set_is_refused_only_where_it_is_none() {
+    for text in
+        ["keys", "{}", "[]", "null", r#"{"keys": null}"#, r#"{"keys": {}}"#, r#"{"keys": []} x"#, "\0", "{\"keys\""]
+    {
+        assert_eq!(read(text.as_bytes()).2, Some(JwksError::NotASet), "{text}");
+    }
+    assert_eq!(read(&"[".repeat(1 << 20).into_bytes()).2, Some(JwksError::NotASet));
+    assert_eq!(read(b"").2, Some(JwksError::Empty));
+    assert_eq!(read(br#"{"keys": []}"#), (vec![], vec![], None), "nobody is trusted, and that is a statement");
+    let bad = json!({ "keys": [{ "kty": "oct", "kid": "a" }, 7] });
+    let (usable, refused, error) = read(bad.to_string().as_bytes());
+    assert_eq!((usable.len(), refused.len(), error), (0, 2, Some(JwksError::NoUsableKey { count: 2 })));
+    let large = vec![b' '; Limits::default().bundle_bytes + 1];
+    assert!(matches!(read(&large).2, Some(JwksError::TooLarge { .. })));
+    let mut many = vec![Signer::p256().jwk("a")];
+    many.resize(1001, json!({ "kty": "EC", "use": "enc" }));
+    let (usable, refused, _) = read(json!({ "keys": many }).to_string().as_bytes());
+    assert_eq!((usable, refused.len(), refused[0].1.clone()), (vec!["a".to_owned()], 1, JwkError::Surplus));
+}
+
+#[test]
+fn one_bad_set_leaves_the_others_alone() {
+    let good = json!({ "keys": [Signer::p256().jwk("a")] }).to_string();
+    let read = |names: &[(&str, &str)], first: &[&str]| {
+        let set = |(name, text): &(&str, &str)| ((*name).to_owned(), bytes::Bytes::from((*text).to_owned()));
+        let limits = Limits { bundles: 3, ..Limits::default() };
+        let first = first.iter().map(|name| TrustDomain::new(name).unwrap()).collect();
+        bundles(&proto::JwtBundlesResponse { bundles: names.iter().map(set).collect() }, &limits, &first)
     };
-    assert_eq!(read(&["spiffe://a.org", "spiffe://b.org"]).unwrap().len(), 2);
-    assert!(matches!(read(&[]), Err(JwtError::NoBundles)));
-    assert!(matches!(read(&["a.org", "spiffe://a.org"]), Err(JwtError::DuplicateBundle { .. })));
-    assert!(matches!(read(&["spiffe://a.org/path"]), Err(JwtError::TrustDomain { .. })));
+    let names = |keys: &JwtKeys| keys.bundles.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let refused = |keys: &JwtKeys| keys.refusals.iter().map(|it| it.item.to_string()).collect::<Vec<_>>();
+    assert!(matches!(read(&[], &[]), Err(JwtError::NoBundles)));
+    for (name, text, item) in [
+        ("spiffe://b.org", "", "the JWT keys of b.org"),
+        ("spiffe://b.org", "garbage", "the JWT keys of b.org"),
+        ("spiffe://b.org", r#"{"keys": [7]}"#, "the JWT keys of b.org"),
+        ("spiffe://b.org/path", good.as_str(), "the JWT keys of spiffe://b.org/path"),
+        ("b org", good.as_str(), "the JWT keys of b org"),
+        ("", good.as_str(), "JWT keys without a trust domain"),
+        ("a.org", good.as_str(), "the JWT keys of a.org"),
+    ] {
+        let keys = read(&[("spiffe://a.org", &good), (name, text), ("spiffe://c.org", &good)], &[]).unwrap();
+        assert_eq!(names(&keys), ["a.org", "c.org"], "{name} {text}");
+        assert!(refused(&keys).contains(&item.to_owned()), "{name} {text}: {:?}", refused(&keys));
+        assert_eq!(keys.unusable.len(), usize::from(name == "spiffe://b.org"), "{name} {text}");
+    }
+    let all = ["a", "b", "c", "d", "e"].map(|name| format!("spiffe://{name}.org"));
+    let all: Vec<_> = all.iter().map(|name| (name.as_str(), good.as_str())).collect();
+    let keys = read(&all, &["e.org"]).unwrap();
+    assert_eq!(
+        (names(&keys), refused(&keys)),
+        (vec!["a.org".into(), "b.org".into(), "e.org".into()], vec!["JWT bundles beyond the limit".to_owned()])
+    );
+    assert_eq!(keys.refusals[0].count, 2);
 }

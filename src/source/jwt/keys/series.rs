@@ -28,8 +28,8 @@ pub(in crate::source::jwt) fn follow(
     backoff: Backoff,
 ) -> BoxStream<'static, News> {
     let longest = backoff.config().max;
-    let start = (source, workload, backoff, Step::Open);
-    let series = stream::unfold(start, move |(source, workload, mut backoff, mut step)| async move {
+    let start = (source, workload, backoff, Step::Open, false);
+    let series = stream::unfold(start, move |(source, workload, mut backoff, mut step, proven)| async move {
         loop {
             step = match step {
                 Step::Open => {
@@ -42,9 +42,9 @@ pub(in crate::source::jwt) fn follow(
                 }
                 Step::Session { mut messages, opened, delivered } => {
                     match messages.next().await.unwrap_or(Err(SourceError::Closed)) {
-                        Ok(bundles) => {
+                        Ok(keys) => {
                             let step = Step::Session { messages, opened, delivered: true };
-                            return Some((Ok(bundles), (source, workload, backoff, step)));
+                            return Some((Ok(keys), (source, workload, backoff, step, true)));
                         }
                         Err(error) => {
                             let lasted = opened.elapsed();
@@ -52,11 +52,12 @@ pub(in crate::source::jwt) fn follow(
                                 backoff.reset();
                             }
                             let delay = match error.kind() {
-                                ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
+                                // An agent that restarts may refuse for a moment what it gave before.
+                                ErrorKind::Misconfigured if !proven => MISCONFIGURED_RETRY,
                                 // The delay counts from the start of the session: one that lasted is followed at once.
                                 _ => backoff.next_delay().saturating_sub(lasted),
                             };
-                            return Some((Err(error), (source, workload, backoff, Step::Wait(delay))));
+                            return Some((Err(error), (source, workload, backoff, Step::Wait(delay), proven)));
                         }
                     }
                 }

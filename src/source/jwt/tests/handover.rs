@@ -14,7 +14,7 @@ const HANDOVER: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(1);
 
 /// A source with a key of its own.
-struct Signing {
+pub(super) struct Signing {
     pair: EcdsaKeyPair,
     kid: &'static str,
     fetches: watch::Sender<u32>,
@@ -23,17 +23,26 @@ struct Signing {
 }
 
 impl Signing {
-    fn new(kid: &'static str, zero: Instant) -> Self {
+    pub(super) fn new(kid: &'static str, zero: Instant) -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         Self { pair, kid, fetches: watch::Sender::new(0), hangs: false, zero }
     }
 
-    fn keys(&self) -> JwtBundles {
+    pub(super) fn keys(&self) -> JwtBundles {
         let (x, y) = self.pair.public_key().as_ref()[1..].split_at(32);
         let url = Base64UrlUnpadded::encode_string;
         let jwk = json!({ "kty": "EC", "kid": self.kid, "crv": "P-256", "x": url(x), "y": url(y) });
         let td = TrustDomain::new("example.org").unwrap();
         [(td.clone(), Arc::new(JwtBundle::new(td, vec![jwk])))].into()
+    }
+
+    /// Another one each time that it was asked.
+    pub(super) fn token(&self, issued: SystemTime, life: Duration) -> JwtSvid {
+        let part = |text: String| Base64UrlUnpadded::encode_string(text.as_bytes());
+        let header = part(json!({ "alg": "ES256", "kid": self.kid }).to_string());
+        let signed = format!("{header}.{}", part(format!("{}", *self.fetches.borrow())));
+        let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        svid(&format!("{signed}.{}", Base64UrlUnpadded::encode_string(signature.as_ref())), issued, life)
     }
 }
 
@@ -43,16 +52,11 @@ impl JwtSource for Signing {
         if self.hangs {
             return pending().boxed();
         }
-        let part = |text: String| Base64UrlUnpadded::encode_string(text.as_bytes());
-        let header = part(json!({ "alg": "ES256", "kid": self.kid }).to_string());
-        let signed = format!("{header}.{}", part(format!("{}", *self.fetches.borrow())));
-        let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
-        let token = format!("{signed}.{}", Base64UrlUnpadded::encode_string(signature.as_ref()));
-        std::future::ready(Ok(svid(&token, start() + self.zero.elapsed(), LIFE))).boxed()
+        std::future::ready(Ok(self.token(start() + self.zero.elapsed(), LIFE))).boxed()
     }
 
-    fn watch_keys(&self, _: &Workload) -> BoxStream<'static, Result<JwtBundles, SourceError>> {
-        stream::iter([Ok(self.keys())]).chain(stream::pending()).boxed()
+    fn watch_keys(&self, _: &Workload) -> BoxStream<'static, Result<JwtKeys, SourceError>> {
+        stream::iter([Ok(self.keys().into())]).chain(stream::pending()).boxed()
     }
 }
 
