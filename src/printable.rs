@@ -24,7 +24,7 @@ pub const fn is_hidden(c: char) -> bool {
 /// One line: every hidden character as `\u{202e}`, `\n` or the like.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
-    rewritten(text, |c| is_hidden(c), rust)
+    rewritten(text, is_hidden, rust)
 }
 
 /// Several lines: line breaks and tabs stay.

@@ -185,7 +185,7 @@ fn several_sources_keep_their_order() {
 ",
     )
     .unwrap();
-    let names: Vec<_> = config.sources().iter().map(|source| named(source)).collect();
+    let names: Vec<_> = config.sources().iter().map(named).collect();
     assert_eq!(names, ["unix:///a", "tcp://127.0.0.1:1", "file:///d"]);
     let failover = config.failover();
     assert_eq!((failover.lost_after.as_secs(), failover.failback_after.as_secs()), (1, 2));

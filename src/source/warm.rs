@@ -72,10 +72,13 @@ pub struct WarmStart {
 
 type Job = BoxFuture<'static, io::Result<Done>>;
 
+/// What was sealed, and when.
+type Sealed = Result<(IdentitySnapshot, SystemTime), WarmError>;
+
 /// What came of a job.
 enum Done {
     /// The key, and what is sealed.
-    Opened(Result<(Vault, Result<(IdentitySnapshot, SystemTime), WarmError>), WarmError>),
+    Opened(Result<(Vault, Sealed), WarmError>),
     Sealed(Vault, Result<(), WarmError>),
 }
 

@@ -65,7 +65,7 @@ pub(super) fn header(envoy: &str, ids: &Ids, page: &str) -> String {
          PUSH-ACK is the time from sending a secret to Envoy's acknowledgement; a\n\
          rotation is listed once Envoy's own admin interface shows the new serial in\n\
          use. A JWT-SVID goes with each request.\n\n\
-         {TITLE}{:<8} {:<11} {:<20} {:<8} {:<8} {:>8} {:>6} FAILED{TITLE:#}\n",
+         {TITLE}{:<8} {:<11} {:<20} {:<8} {:<8} {:>8} {:>6} FAIL{TITLE:#}\n",
         "UTC", "WHAT", "WHO", "SERIAL", "ENVOY", "PUSH-ACK", "OK"
     )
 }

@@ -53,7 +53,7 @@ pub(super) fn add<'a>(
                 }
                 bundles.insert(domain.clone(), TrustBundle::new(domain, all.good));
             }
-            Err(error) => refusals.push(Refusal::new(RefusedItem::bundle(&domain.to_string()), chain(&error))),
+            Err(error) => refusals.push(Refusal::new(RefusedItem::bundle(domain.as_ref()), chain(&error))),
         }
     }
     only

@@ -16,7 +16,7 @@ pub use signature::Unsound;
 pub use token::TokenError;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
     time::SystemTime,
 };
@@ -183,11 +183,12 @@ pub(crate) fn bundles(
             keys.refusals.push(Refusal::new(RefusedItem::jwt_bundle(name), why));
             continue;
         };
-        if named.contains_key(&trust_domain) {
-            let why = format!("the message holds another set for {trust_domain}; the issuer must send one");
-            keys.refusals.push(Refusal::new(RefusedItem::jwt_bundle(name), why));
-        } else {
-            named.insert(trust_domain, document);
+        match named.entry(trust_domain) {
+            Entry::Vacant(free) => _ = free.insert(document),
+            Entry::Occupied(taken) => {
+                let why = format!("the message holds another set for {}; the issuer must send one", taken.key());
+                keys.refusals.push(Refusal::new(RefusedItem::jwt_bundle(name), why));
+            }
         }
     }
     let mut named: Vec<_> = named.into_iter().collect();

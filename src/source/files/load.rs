@@ -67,7 +67,7 @@ impl Files {
                     all.bundles.insert(trust_domain.id_string(), authorities.der.into());
                 }
                 Err(error) => {
-                    let item = RefusedItem::bundle(&trust_domain.to_string());
+                    let item = RefusedItem::bundle(trust_domain.as_ref());
                     all.refuse(Refusal::new(item, chain(&error)), error);
                 }
             }

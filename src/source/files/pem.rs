@@ -30,11 +30,14 @@ pub(in crate::source) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<Ve
     each(path, text)?.into_iter().map(|it| it.map_err(|(index, source)| broken(path, index, source))).collect()
 }
 
+/// The DER of a certificate, or where it should be and what is wrong.
+pub(in crate::source) type Found = Result<Vec<u8>, (usize, Fault)>;
+
 /// The same, with each broken block in its place.
 ///
 /// # Errors
 /// No certificate at all, nor anything that should be one.
-pub(in crate::source) fn each(path: &Path, text: &[u8]) -> Result<Vec<Result<Vec<u8>, (usize, Fault)>>, FilesError> {
+pub(in crate::source) fn each(path: &Path, text: &[u8]) -> Result<Vec<Found>, FilesError> {
     let blocks = blocks(text, &CERTIFICATES);
     if blocks.is_empty() {
         return Err(FilesError::Nothing { path: path.to_owned(), expected: "certificate" });

@@ -161,10 +161,8 @@ impl Inner {
         let (mut batch, mut said) = (Vec::new(), 0);
         loop {
             let due = self.next(&mut batch);
-            if due {
-                if let Some(next) = attend.due() {
-                    self.call_at(next);
-                }
+            if due && let Some(next) = attend.due() {
+                self.call_at(next);
             }
             if batch.is_empty() {
                 continue;

@@ -237,7 +237,7 @@ fn read(document: &[u8]) -> (Vec<String>, Vec<(String, JwkError)>, Option<JwksEr
 fn rsa_key(bits: usize, exponent: &[u8]) -> Value {
     let text = Base64UrlUnpadded::encode_string;
     let mut modulus = vec![0xa5; bits / 8];
-    modulus[0] = 0x80 | modulus[0];
+    modulus[0] |= 0x80;
     json!({ "kty": "RSA", "kid": "odd", "n": text(&modulus), "e": text(exponent) })
 }
 
