@@ -313,12 +313,12 @@ mod tests {
         let queue = Queue::new(300);
         queue.run("test", Gate { allowed, written }, Told(told)).unwrap();
         let line = format!("{}\n", "x".repeat(99));
-        // The first may be with the thread already, so that three or four fit.
+        // As many as wait may be with the thread already.
         let put = 100;
         for _ in 0..put {
             queue.put(line.as_bytes());
         }
-        assert!((put - 4..=put - 3).contains(&queue.dropped()), "{}", queue.dropped());
+        assert!((put - 6..=put - 3).contains(&queue.dropped()), "{}", queue.dropped());
         assert!(!queue.has_room());
         assert!(!queue.flush(Duration::from_millis(1)), "nobody has read");
         let counted = queue.dropped();
