@@ -197,22 +197,37 @@ impl Program {
         copies
     }
 
-    /// Writable memory.
+    /// Writable memory, without the pages that are empty: an allocator may have reserved a gigabyte.
     fn regions(&self) -> Vec<Vec<u8>> {
+        const PAGE: usize = 4096;
         let pid = self.0.id();
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
         let mut regions = Vec::new();
+        let mut buffer = vec![0; 1 << 20];
         for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
             let (start, rest) = line.split_once('-').unwrap();
             let (end, _) = rest.split_once(' ').unwrap();
             let [start, end] = [start, end].map(|it| u64::from_str_radix(it, 16).unwrap());
-            let mut region = vec![0; usize::try_from(end - start).unwrap()];
-            // Some regions are the kernel's own.
-            if memory.read_exact_at(&mut region, start).is_ok() {
-                regions.push(region);
+            let mut region = Vec::new();
+            for at in (start..end).step_by(buffer.len()) {
+                let part = buffer.len().min(usize::try_from(end - at).unwrap());
+                let part = &mut buffer[..part];
+                // Some regions are the kernel's own.
+                if memory.read_exact_at(part, at).is_err() {
+                    break;
+                }
+                for page in part.chunks(PAGE) {
+                    if page == &[0; PAGE][..page.len()] {
+                        regions.push(std::mem::take(&mut region));
+                    } else {
+                        region.extend_from_slice(page);
+                    }
+                }
             }
+            regions.push(region);
         }
+        regions.retain(|region| !region.is_empty());
         regions
     }
 }
