@@ -8,7 +8,6 @@ use std::{fs, future::poll_fn, process::Stdio};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
-use prost::Message as _;
 use support::{
     app::Place,
     world::{bounded, eventually, unix_channel},
