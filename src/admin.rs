@@ -51,6 +51,8 @@ pub struct Config {
     pub allow_public: bool,
     /// Names besides `localhost` that requests over TCP may be addressed to, without port.
     pub hosts: Vec<String>,
+    /// Which of the [`OPTIONAL`](crate::lifecycle::OPTIONAL) conditions count for readiness.
+    pub ready_requires: Vec<&'static str>,
     /// From when on a subscription without an answer counts as starved.
     pub starved_after: Duration,
 }
@@ -58,7 +60,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let starved_after = Duration::from_secs(30);
-        Self { listeners: Vec::new(), required: true, allow_public: false, hosts: Vec::new(), starved_after }
+        Self {
+            listeners: Vec::new(),
+            required: true,
+            allow_public: false,
+            hosts: Vec::new(),
+            ready_requires: Vec::new(),
+            starved_after,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Wires the parts together: a validated configuration in, bound sockets and a running server out.
 
+mod conditions;
 mod notices;
 pub mod reload;
 mod run;
@@ -22,7 +23,8 @@ use crate::{
     lifecycle::{PartError, Readiness},
     listen::{Bound, ListenError},
     output::{OutputEvent, Outputs},
-    server::{BundleEndpoint, Server, ServerError, StreamEvent},
+    secret::CrlPolicy,
+    server::{BundleEndpoint, Server, ServerError, StreamEvent, still_held},
     source::{AskedFiles, JwtRefresh, JwtSupervisor, RenewalEvent, SourceError, SourceStatus, Supervisor, WarmStart},
     systemd::{self, Handed, Notifier},
     telemetry::{
@@ -73,6 +75,7 @@ pub struct App {
     systemd: systemd::Config,
     warm: Option<WarmStart>,
     denied_grace: Duration,
+    crls: CrlPolicy,
     hooks: Hooks,
     outputs: Outputs,
     logs: Option<logs::Control>,
@@ -111,12 +114,13 @@ impl App {
         let admin = admin.with_metrics(http.clone(), connections.clone()).with_journal(server.journal());
         handed.close_rest();
         server.stream_metrics().starved_after(config.admin().starved_after);
+        server.readiness().require(&config.admin().ready_requires);
         let store = Arc::new(IdentityStore::new());
         let (limits, default) = (config.source_limits(), &config.secrets().default_identity);
         let (sources, tokens) = config.sources().iter().map(|source| source.open(limits, default)).unzip();
         let (failover, policy) = (*config.failover(), *config.supervisor());
         let supervisor = Supervisor::of_several(sources, failover, Workload::Own, store.clone(), policy);
-        let supervisor = supervisor.with_traces(traces.clone());
+        let supervisor = supervisor.with_traces(traces.clone()).serving(default.clone(), config.secrets().crls);
         let (active, own) = (supervisor.active(), Workload::Own);
         let jwt = JwtSupervisor::of_several(tokens, active, own, store.clone(), config.jwt(), policy);
         let jwt = jwt.beside(&supervisor).with_traces(traces.clone()).with_default(default.clone());
@@ -136,6 +140,7 @@ impl App {
             systemd: *config.systemd(),
             warm,
             denied_grace: policy.denied_grace,
+            crls: config.secrets().crls,
             hooks,
             outputs,
             logs: None,
@@ -196,6 +201,10 @@ impl App {
             source: self.supervisor.metrics().clone(),
             identities: self.store.watch(&Workload::Own),
             tokens: self.store.watch_jwt(&Workload::Own),
+            withdrawn: {
+                let (withdrawn, streams) = (self.store.watch_withdrawn(&Workload::Own), self.server.streams().clone());
+                Box::new(move || still_held(&withdrawn.borrow().clone(), &streams))
+            },
             readiness: self.readiness().clone(),
             callbacks: self.hooks.metrics().clone(),
             outputs: self.outputs.metrics().clone(),
@@ -221,6 +230,7 @@ impl App {
             configuration: self.configuration.subscribe(),
             identities: self.identities(),
             tokens: self.store.watch_jwt(&Workload::Own),
+            withdrawn: self.store.watch_withdrawn(&Workload::Own),
             streams: self.server.streams().clone(),
             journal: self.server.journal().clone(),
             actions: Actions { logs: self.logs.clone(), refresh_tokens: self.token_refresh() },

@@ -11,6 +11,7 @@ mod refusal;
 mod snapshot;
 mod store;
 mod svid;
+mod withdrawn;
 mod workload;
 
 pub use asked::{FileLease, FileStore, LINGER, Questions, Wanted};
@@ -24,4 +25,5 @@ pub use store::{Availability, IdentityStore};
 pub use svid::{
     Certificate, CertificateChain, CertificateFacts, Hint, KeyKind, PrivateKey, Svid, Validity, crl_next_update,
 };
+pub use withdrawn::Withdrawn;
 pub use workload::Workload;

@@ -1,5 +1,6 @@
 //! Start and stop: what must be there before we count as ready, and signals that become one cancellation.
 
+pub mod clock;
 mod heartbeat;
 mod readiness;
 mod secrecy;
@@ -12,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use heartbeat::{Heartbeat, Question, Responder, heartbeat};
-pub use readiness::{Condition, Latch, Readiness};
+pub use readiness::{Condition, Latch, OPTIONAL, Readiness};
 pub use secrecy::keep_memory_private;
 
 /// Why a part of the program ended that was not told to.

@@ -7,11 +7,12 @@ mod event;
 mod generation;
 mod render;
 
-pub use event::OutputEvent;
+pub use event::{OutputEvent, Standing};
 pub use generation::WriteError;
 pub use render::RenderError;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -127,7 +128,12 @@ impl Outputs {
     /// Outputs that do nothing until they [run](Self::run).
     #[must_use]
     pub fn new(configs: Vec<Config>) -> Self {
-        let outlet = Outlet { events: broadcast::Sender::new(EVENTS_KEPT), metrics: Outcomes::by("directory") };
+        let waiting = configs.iter().map(|config| (config.directory.as_path().into(), Standing::Waiting));
+        let outlet = Outlet {
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            metrics: Outcomes::by("directory"),
+            standing: watch::Sender::new(waiting.collect()),
+        };
         for config in &configs {
             outlet.metrics.begin(&config.directory.to_string_lossy(), &OutputEvent::RESULTS);
         }
@@ -138,6 +144,12 @@ impl Outputs {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<OutputEvent> {
         self.outlet.events.subscribe()
+    }
+
+    /// How the files of each directory stand, now and as it changes.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<BTreeMap<Arc<std::path::Path>, Standing>> {
+        self.outlet.standing.subscribe()
     }
 
     /// What is counted about files.

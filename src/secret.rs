@@ -14,13 +14,14 @@ mod select;
 pub mod table;
 mod template;
 mod view;
+mod vouching;
 mod x509;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 
 pub use builder::Part;
 pub use contents::{Contents, Note};
-pub use encode::EncodeError;
+pub use encode::{EncodeError, certificate_version};
 pub use name::{
     JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_file, is_reserved,
 };
@@ -32,6 +33,7 @@ pub use select::DefaultIdentity;
 pub use table::{NameTable, NodeNames};
 pub use template::{Template, TemplateError, Unfilled, Variable};
 pub use view::View;
+pub use vouching::{TrustFault, Vouching, vouching};
 
 use crate::{
     identity::{FilePolicy, FileRequest, FileSnapshot, IdentitySnapshot, JwtRequest, JwtSnapshot, JwtState},

@@ -25,6 +25,7 @@ mod rest;
 mod service;
 mod shared;
 mod trail;
+mod withdrawn;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -44,6 +45,7 @@ pub use limits::Limits;
 pub use live::Steering;
 pub use observe::{Client, StreamEvent};
 pub use registry::Streams;
+pub use withdrawn::still_held;
 
 use crate::{
     identity::{Availability, FileStore, JwtSnapshot},

@@ -42,7 +42,7 @@ use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use tonic::Code;
 
 use crate::{
-    identity::{IdentitySnapshot, SpiffeId, Workload},
+    identity::{IdentitySnapshot, SpiffeId, TrustDomain, Workload},
     secret::DefaultIdentity,
     telemetry::logs,
 };
@@ -68,6 +68,12 @@ pub trait Source: Send + Sync {
     fn back(&self) -> BoxFuture<'static, ()> {
         pending().boxed()
     }
+
+    /// The trust domain that is configured to be ours; a message that says otherwise is refused. Without one it is that
+    /// of the first identity.
+    fn trust_domain(&self) -> Option<TrustDomain> {
+        None
+    }
 }
 
 impl<S: Source + ?Sized> Source for Arc<S> {
@@ -81,6 +87,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     fn back(&self) -> BoxFuture<'static, ()> {
         (**self).back()
+    }
+
+    fn trust_domain(&self) -> Option<TrustDomain> {
+        (**self).trust_domain()
     }
 }
 
@@ -195,6 +205,19 @@ pub enum SourceError {
     /// Files cannot be read, or hold something else than they should.
     #[error("the files cannot be used; what was good before stays in service")]
     Files(#[from] FilesError),
+    /// A message would change the trust domain that is ours.
+    #[error(
+        "the source names identities of {found}, but our trust domain is {own}; what is in service stays. {}",
+        trust_domain_fix(*configured)
+    )]
+    OtherTrustDomain {
+        /// Whose identities came.
+        found: String,
+        /// Ours.
+        own: TrustDomain,
+        /// Whether ours is configured, rather than that of the first identity.
+        configured: bool,
+    },
     /// An update was refused because it had expired before it came.
     #[error(
         "the source sent an SVID of {spiffe_id} that is already expired; check the issuer, and the clocks of both machines"
@@ -226,7 +249,9 @@ impl SourceError {
     #[must_use]
     pub fn is_bad_message(&self) -> bool {
         match self {
-            Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. } => self.kind() != ErrorKind::NotEntitled,
+            Self::Invalid(_) | Self::InvalidJwt(_) | Self::Expired { .. } | Self::OtherTrustDomain { .. } => {
+                self.kind() != ErrorKind::NotEntitled
+            }
             Self::Files(error) => error.is_content(),
             _ => false,
         }
@@ -236,6 +261,24 @@ impl SourceError {
     #[must_use]
     pub fn chain(&self) -> String {
         logs::chain(self)
+    }
+}
+
+/// What is served of the first thing that `source` says, where a trust domain is configured to be ours.
+///
+/// # Errors
+/// [`SourceError::OtherTrustDomain`] when nothing in it is ours.
+pub fn pinned(source: &impl Source, mut snapshot: IdentitySnapshot) -> Result<IdentitySnapshot, SourceError> {
+    renewal::Pin::new(vec![source.trust_domain()]).apply(0, &mut snapshot)?;
+    Ok(snapshot)
+}
+
+fn trust_domain_fix(configured: bool) -> &'static str {
+    if configured {
+        "If the move is meant, change source.workload_api.trust_domain; else correct the issuer"
+    } else {
+        "If the move is meant, restart (with warm_start.path removed) or set source.workload_api.trust_domain; else \
+         correct the issuer"
     }
 }
 

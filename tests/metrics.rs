@@ -16,7 +16,7 @@ use std::{
 use spiffe_sds::{
     identity::{
         Availability, Certificate, CertificateChain, IdentitySnapshot, JwtSnapshot, PrivateKey, SpiffeId, Svid,
-        TrustBundle, TrustDomain, Validity,
+        TrustBundle, TrustDomain, Validity, Withdrawn,
     },
     lifecycle::Readiness,
     source::RenewalEvent,
@@ -65,7 +65,7 @@ fn everything() -> String {
     source.active(&Arc::from("unix:///agent.sock"));
     source.refused([("svid", 0)]);
     let readiness = Readiness::default();
-    let _latch = readiness.latch("identity", "not yet");
+    let _latches = (readiness.latch("identity", "not yet"), readiness.optional("tokens"));
     let outcomes = |metrics: Outcomes| {
         metrics.begin("it", &["failed"]);
         metrics
@@ -81,6 +81,7 @@ fn everything() -> String {
         source,
         identities: watch::channel(Availability::Ready(Arc::new(snapshot()))).1,
         tokens: watch::channel(Arc::new(JwtSnapshot::default())).1,
+        withdrawn: Box::new(|| vec![(withdrawn(), 1)]),
         readiness,
         callbacks: outcomes(Outcomes::by("hook")),
         outputs: outcomes(Outcomes::by("directory")),
@@ -92,6 +93,20 @@ fn everything() -> String {
         queues: vec![("stream", Box::new(|| 0))],
     };
     parts.exposition().render().unwrap()
+}
+
+/// An identity that went.
+fn withdrawn() -> Withdrawn {
+    let svid = snapshot().svids[0].clone();
+    Withdrawn {
+        id: SpiffeId::new("spiffe://example.org/gone").unwrap(),
+        hint: None,
+        chain: svid.chain.clone(),
+        serial: "1".into(),
+        validity: svid.validity,
+        since: svid.validity.not_before,
+        in_service: false,
+    }
 }
 
 /// An SVID and a trust domain whose authority can be parsed.

@@ -71,7 +71,12 @@ pub(super) async fn identities(State(sight): State<Arc<Sight>>) -> Json<Value> {
     let (state, tokens) = (sight.identities.borrow().clone(), sight.tokens.borrow().clone());
     let now = SystemTime::now();
     let identities = view::identities(&state, now);
-    Json(json!({ "in_service": sight.in_service(), "identities": identities, "tokens": view::tokens(&tokens, now) }))
+    Json(json!({
+        "in_service": sight.in_service(),
+        "identities": identities,
+        "withdrawn": sight.gone(now),
+        "tokens": view::tokens(&tokens, now),
+    }))
 }
 
 pub(super) async fn config(State(sight): State<Arc<Sight>>) -> Result<Json<view::Configuration>, Refused> {

@@ -25,7 +25,9 @@ use tokio::time::{Duration, sleep, timeout};
 
 use super::{
     debug::{Params, Refused},
-    view::{self, Clients, Configuration, Event, Identity, InService, LeftOut, Sight, Source, Token, Trust},
+    view::{
+        self, Clients, Condition, Configuration, Event, Gone, Identity, InService, LeftOut, Sight, Source, Token, Trust,
+    },
 };
 use crate::printable;
 
@@ -62,11 +64,13 @@ struct Page<'a> {
     now: String,
     uptime: String,
     revision: u64,
-    pending: Vec<(&'static str, String)>,
+    ready: bool,
+    pending: Vec<Condition>,
     sources: Vec<Source>,
     refused: Vec<LeftOut>,
     in_service: InService,
     identities: Vec<Identity>,
+    gone: Vec<Gone>,
     tokens: Vec<Token>,
     trust: Vec<Trust>,
     clients: &'a Clients,
@@ -102,7 +106,6 @@ pub(super) async fn page(
     let clients = sight.clients(&query);
     let (state, tokens) = (sight.identities.borrow().clone(), sight.tokens.borrow().clone());
     let pages = Pages::new(&params, &clients, query.limit.max(1));
-    let conditions = sight.readiness.conditions().into_iter();
     let nonce = nonce();
     let page = Page {
         nonce: &nonce,
@@ -110,11 +113,13 @@ pub(super) async fn page(
         now: view::seconds(now),
         uptime: view::left(now.duration_since(sight.started).unwrap_or_default()),
         revision,
-        pending: conditions.filter_map(|it| Some((it.name, it.pending?.into_owned()))).collect(),
+        ready: sight.readiness.is_ready(),
+        pending: sight.conditions().into_iter().filter(|condition| !condition.ready).collect(),
         sources: sight.sources(),
         refused: sight.refused(),
         in_service: sight.in_service(),
         identities: view::identities(&state, now),
+        gone: sight.gone(now),
         tokens: view::tokens(&tokens, now),
         trust: view::trust(&state, &tokens, now),
         groups: clients::clients(&clients.streams, NAMES),

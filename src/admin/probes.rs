@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::Parts;
+use super::{Parts, view};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// How long a part of the program may take to answer. Long, because on a busy machine late is not stuck; a probe that waits for
@@ -21,15 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Serialize)]
 struct Ready {
     ready: bool,
-    conditions: Vec<Shown>,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    name: &'static str,
-    ready: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    degraded: bool,
+    conditions: Vec<view::Condition>,
 }
 
 /// The process answers; more would make an orchestrator kill a server whose source is down.
@@ -37,22 +30,19 @@ pub(super) async fn live() -> impl IntoResponse {
     Json(serde_json::json!({ "live": true }))
 }
 
-/// Each condition, and 503 as long as one is pending. Judged now: a task that does not answer would leave its conditions
+/// Each condition, and 503 as long as one that counts is pending. Judged now: a task that does not answer would leave its conditions
 /// as they were.
 pub(super) async fn ready(State(parts): State<Parts>) -> impl IntoResponse {
     let silent = parts.readiness.silent(PATIENCE).await.into_iter().map(|name| {
         let reason = Some("this part of the program does not answer".to_owned());
-        Shown { name, ready: false, reason }
+        view::Condition { name: name.to_owned(), ready: false, required: true, reason }
     });
-    let conditions = parts.readiness.conditions().into_iter().map(|condition| Shown {
-        name: condition.name,
-        ready: condition.pending.is_none(),
-        reason: condition.pending.map(std::borrow::Cow::into_owned),
-    });
+    let conditions = parts.readiness.conditions().into_iter().map(view::Condition::from);
     let conditions: Vec<_> = silent.chain(conditions).collect();
-    let ready = conditions.iter().all(|condition| condition.ready);
+    let ready = conditions.iter().all(|condition| condition.ready || !condition.required);
+    let degraded = conditions.iter().any(|condition| !condition.ready && !condition.required);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, conditions }))
+    (status, Json(Ready { ready, degraded, conditions }))
 }
 
 /// Everything that is counted.

@@ -59,6 +59,17 @@ fn note(event: &RenewalEvent, journal: &Journal) {
         E::Expiring { spiffe_id, not_after, .. } | E::Expired { spiffe_id, not_after, .. } => {
             (Weight::Problem, spiffe_id.to_string(), format!("ends {}", view::seconds(*not_after)))
         }
+        E::SvidWithdrawn { spiffe_id, not_after, .. } | E::SvidRemoved { spiffe_id, not_after, .. } => {
+            (Weight::Problem, spiffe_id.to_string(), format!("its last certificate ends {}", view::seconds(*not_after)))
+        }
+        E::SvidRestored { spiffe_id, .. } => (Weight::Notice, spiffe_id.to_string(), String::new()),
+        E::NotYetValid { spiffe_id, not_before, .. } => {
+            (Weight::Notice, spiffe_id.to_string(), format!("begins {}", view::seconds(*not_before)))
+        }
+        E::DefaultChanged { from, to } => (Weight::Notice, to.to_string(), format!("before: {from}")),
+        E::TrustDomainRefused { found, error, .. } => (Weight::Problem, found.to_string(), error.to_string()),
+        E::TrustWithdrawn { trust_domain } => (Weight::Notice, trust_domain.to_string(), String::new()),
+        E::TrustImpaired { reason } => (Weight::Problem, String::new(), reason.to_string()),
         E::TrustChanged { trust_domain, added, removed } => {
             (Weight::Notice, trust_domain.to_string(), format!("authorities: {added} added, {removed} removed"))
         }

@@ -6,6 +6,7 @@ mod client;
 mod configuration;
 mod identity;
 mod source;
+mod withdrawn;
 
 use std::{
     sync::Arc,
@@ -17,8 +18,8 @@ use tokio::sync::watch;
 
 use super::actions::Actions;
 use crate::{
-    identity::{Availability, JwtSnapshot, Refusal},
-    lifecycle::Readiness,
+    identity::{Availability, JwtSnapshot, Refusal, Withdrawn},
+    lifecycle::{self, Readiness},
     server::Streams,
     source::{LineStatus, SourceStatus},
     telemetry::journal::{Entry, Journal, Weight},
@@ -28,6 +29,7 @@ pub use client::{Clients, Name, Stream, Totals};
 pub use configuration::{Change, Configuration, Origin, Reloaded, Setting};
 pub use identity::{Authority, Identity, Token, Trust, identities, tokens, trust};
 pub use source::{InService, LeftOut, Source, SourceState, Standing};
+pub use withdrawn::Gone;
 
 /// What is looked at. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Sight {
     pub identities: watch::Receiver<Availability>,
     /// Tokens in service, and the keys that verify them.
     pub tokens: watch::Receiver<Arc<JwtSnapshot>>,
+    /// What was in service, and the source lists no longer.
+    pub withdrawn: watch::Receiver<Arc<[Withdrawn]>>,
     /// Who is connected.
     pub streams: Streams,
     /// What happened.
@@ -63,8 +67,17 @@ pub struct Condition {
     pub name: String,
     /// Whether it holds.
     pub ready: bool,
-    /// Why it does not.
+    /// Whether the server is not ready without it; it is degraded otherwise.
+    #[serde(default = "counts")]
+    pub required: bool,
+    /// Why it does not hold.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+}
+
+/// Servers of before had no others.
+fn counts() -> bool {
+    true
 }
 
 /// Something that happened.
@@ -102,13 +115,18 @@ impl Sight {
     /// What must hold before the server counts as ready.
     #[must_use]
     pub fn conditions(&self) -> Vec<Condition> {
-        let conditions = self.readiness.conditions().into_iter();
-        let shown = conditions.map(|it| Condition {
+        self.readiness.conditions().into_iter().map(Condition::from).collect()
+    }
+}
+
+impl From<lifecycle::Condition> for Condition {
+    fn from(it: lifecycle::Condition) -> Self {
+        Self {
             name: it.name.to_owned(),
             ready: it.pending.is_none(),
+            required: it.required,
             reason: it.pending.map(std::borrow::Cow::into_owned),
-        });
-        shown.collect()
+        }
     }
 }
 

@@ -61,10 +61,29 @@ fn of_renewal(event: &RenewalEvent) -> Notice {
     let mut notice = Notice::new(event.name(), SystemTime::now());
     match event {
         RenewalEvent::Renewed { spiffe_id, serial, not_after }
+        | RenewalEvent::SvidRemoved { spiffe_id, serial, not_after }
+        | RenewalEvent::SvidRestored { spiffe_id, serial, not_after }
         | RenewalEvent::Expiring { spiffe_id, serial, not_after }
         | RenewalEvent::Expired { spiffe_id, serial, not_after } => {
             certificate(&mut notice, Some(spiffe_id), Some(serial), Some(*not_after));
         }
+        RenewalEvent::SvidWithdrawn { spiffe_id, serial, not_after, grace } => {
+            certificate(&mut notice, Some(spiffe_id), Some(serial), Some(*not_after));
+            notice.grace_s = grace.map(|grace| grace.as_secs());
+        }
+        RenewalEvent::NotYetValid { spiffe_id, serial, .. } => {
+            certificate(&mut notice, Some(spiffe_id), Some(serial), None);
+        }
+        RenewalEvent::DefaultChanged { from, to } => {
+            certificate(&mut notice, Some(to), None, None);
+            notice.reason = Some(format!("before: {from}"));
+        }
+        RenewalEvent::TrustDomainRefused { own, error, failures, .. } => {
+            notice.trust_domain = Some(own.clone());
+            failure(&mut notice, None, error, *failures);
+        }
+        RenewalEvent::TrustWithdrawn { trust_domain } => notice.trust_domain = Some(trust_domain.clone()),
+        RenewalEvent::TrustImpaired { reason } => notice.reason = Some(reason.to_string()),
         RenewalEvent::SourceSwitched { to, reason, .. } => {
             notice.source = Some(to.to_string());
             notice.reason = Some(reason.as_str().to_owned());

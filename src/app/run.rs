@@ -8,9 +8,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{App, AppError, notices, service::Service};
+use super::{
+    App, AppError,
+    conditions::{self, Watched},
+    notices,
+    service::Service,
+};
 use crate::{
     admin::{self, note_renewals},
+    identity::Workload,
     lifecycle::Readiness,
     source::SourceStatus,
 };
@@ -33,7 +39,7 @@ impl App {
         ended
     }
 
-    async fn run_parts(self, stop: CancellationToken) -> Result<(), AppError> {
+    async fn run_parts(mut self, stop: CancellationToken) -> Result<(), AppError> {
         let stop = stop.child_token();
         self.readiness().depends_on(self.supervisor.heartbeat());
         self.announce();
@@ -53,6 +59,9 @@ impl App {
         beside.spawn(guarded(&stop, self.outputs.run(states.clone(), keys.clone(), stop.clone())));
         if let Some(mut warm) = self.warm {
             until(stop.clone(), warm.begin(&self.store)).await;
+            if let Some(snapshot) = warm.unconfirmed() {
+                self.supervisor.begin_with(snapshot);
+            }
             let status = self.supervisor.status();
             beside.spawn(guarded(&stop, warm.run(self.store.clone(), status, self.denied_grace, stop.clone())));
         }
@@ -98,6 +107,14 @@ impl App {
         };
         let mut watchers = JoinSet::new();
         watchers.spawn(guarded(stop, service.accompany(stop.clone())));
+        let watched = Watched {
+            states: self.identities(),
+            withdrawn: self.store.watch_withdrawn(&Workload::Own),
+            tokens: self.tokens(),
+            outputs: self.outputs.standing(),
+            crls: self.crls,
+        };
+        watchers.spawn(guarded(stop, conditions::keep(self.readiness(), watched, stop.clone())));
         watchers.spawn(guarded(stop, first_contact(self.source(), self.readiness().clone(), stop.clone())));
         let journal = self.server.journal().clone();
         watchers.spawn(guarded(stop, note_renewals(self.renewals(), journal, self.missed.clone(), stop.clone())));

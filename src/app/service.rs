@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     identity::{Availability, IdentitySnapshot},
-    lifecycle::Readiness,
+    lifecycle::{Readiness, clock},
     source::SourceStatus,
     systemd::{Notifier, notify::ReadyWhen},
 };
@@ -39,6 +40,7 @@ impl Service {
     }
 
     async fn tell(mut self, stop: &CancellationToken) {
+        let mut clock_changes = clock::changes();
         let mut ready = false;
         let mut told = String::new();
         loop {
@@ -55,6 +57,7 @@ impl Service {
             let left = health.left();
             tokio::select! {
                 () = stop.cancelled() => return,
+                Some(()) = clock_changes.next() => {}
                 changed = self.states.changed() => if changed.is_err() { return stop.cancelled().await },
                 changed = self.source.changed() => if changed.is_err() { return stop.cancelled().await },
                 () = sleep(left.unwrap_or_default()), if left.is_some() => {}

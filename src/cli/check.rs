@@ -23,7 +23,7 @@ use crate::{
     source::{
         JwtSource, Source, SourceError,
         decode::jwt::{JwtBundles, JwtKeys},
-        jwt,
+        jwt, pinned,
     },
 };
 use report::{Asked, Report, SourceRow};
@@ -141,7 +141,10 @@ async fn ask(source: Arc<dyn Source>, patience: Duration) -> (Arc<str>, anyhow::
     let name = source.name();
     let mut session = source.watch(&Workload::Own);
     let answer = match tokio::time::timeout(patience, session.next()).await {
-        Ok(first) => first.unwrap_or(Err(SourceError::Closed)).with_context(|| format!("no identity from {name}")),
+        Ok(first) => first
+            .unwrap_or(Err(SourceError::Closed))
+            .and_then(|it| pinned(&source, it))
+            .with_context(|| format!("no identity from {name}")),
         Err(_) => Err(anyhow::anyhow!(
             "the source did not answer in time; is it running, and is this workload registered? (--timeout)"
         )),

@@ -1,5 +1,7 @@
 //! `status`: who holds what, on the terminal.
 
+mod alarms;
+
 use std::{process::ExitCode, time::Duration};
 
 use anstyle::{AnsiColor, Style};
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::admin::{self, encoded};
 use crate::{
     admin::view::{
-        Clients, Condition, Configuration, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust,
+        Clients, Condition, Configuration, Gone, Identity, InService, LeftOut, Life, Source, Standing, Token, Trust,
     },
     printable,
 };
@@ -23,8 +25,9 @@ const BAD: Style = AnsiColor::Red.on_default();
 
 /// Shows sources, identities and who holds what, of a running server.
 ///
-/// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, something that
-/// a source sent is left out, clients cannot reach a listener, a client or the
+/// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, an identity was
+/// withdrawn and is in service or used still, something that a source sent is left out, clients cannot reach a listener,
+/// another condition of readiness does not hold or the server is degraded, a client or the
 /// server itself (its new configuration) refused something, or no server answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
@@ -62,6 +65,7 @@ struct Status {
     refused: Vec<LeftOut>,
     in_service: InService,
     identities: Vec<Identity>,
+    withdrawn: Vec<Gone>,
     tokens: Vec<Token>,
     trust_domains: Vec<Trust>,
     clients: Clients,
@@ -83,6 +87,8 @@ struct Sources {
 struct Identities {
     in_service: InService,
     identities: Vec<Identity>,
+    #[serde(default)]
+    withdrawn: Vec<Gone>,
     tokens: Vec<Token>,
 }
 
@@ -139,7 +145,7 @@ impl Status {
 
     async fn read(args: &Args) -> anyhow::Result<Self> {
         let Sources { sources, refused, conditions } = args.server.get("/debug/sources").await?;
-        let Identities { in_service, identities, tokens } = args.server.get("/debug/identities").await?;
+        let Identities { in_service, identities, withdrawn, tokens } = args.server.get("/debug/identities").await?;
         let Domains { trust_domains } = args.server.get("/debug/trust").await?;
         let (text, state) = (encoded(&args.search), encoded(&args.state));
         let query = format!("/debug/clients?q={text}&state={state}&limit={}", args.limit);
@@ -150,6 +156,7 @@ impl Status {
             && !conditions.iter().any(Condition::is_problem)
             && identities.iter().all(|identity| identity.state != Life::Expired)
             && refused.is_empty()
+            && withdrawn.is_empty()
             && clients.totals.error == 0
             && !configuration.as_ref().is_some_and(Configuration::is_refused);
         Ok(Self {
@@ -159,6 +166,7 @@ impl Status {
             refused,
             in_service,
             identities,
+            withdrawn,
             tokens,
             trust_domains,
             clients,
@@ -173,11 +181,7 @@ impl Status {
             self.trust_table(),
             self.client_table(),
         ];
-        let mut text = parts.join("\n");
-        for Condition { name, reason, .. } in self.conditions.iter().filter(|condition| condition.is_problem()) {
-            let reason = line(reason.as_deref().unwrap_or_default());
-            text.push_str(&format!("\n{BAD}Not ready: {name}{BAD:#}\n  {reason}\n"));
-        }
+        let mut text = self.alarms() + &parts.join("\n");
         if let Some(configuration) = &self.configuration {
             let style = if configuration.is_refused() { BAD } else { PLAIN };
             text.push_str(&format!("\n{TITLE}Configuration{TITLE:#}\n{style}{}{style:#}\n", configuration.summary()));

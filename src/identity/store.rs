@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{IdentitySnapshot, JwtSnapshot, Workload};
+use super::{IdentitySnapshot, JwtSnapshot, Withdrawn, Workload};
 
 /// What is known about a workload's identities right now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub struct IdentityStore {
 struct States {
     x509: watch::Sender<Availability>,
     jwt: watch::Sender<Arc<JwtSnapshot>>,
+    withdrawn: watch::Sender<Arc<[Withdrawn]>>,
 }
 
 impl IdentityStore {
@@ -63,6 +64,18 @@ impl IdentityStore {
     /// Says whether it did.
     pub fn publish_jwt(&self, workload: &Workload, state: impl Into<Arc<JwtSnapshot>>) -> bool {
         replace(&self.of(workload).jwt, state.into())
+    }
+
+    /// Replaces the list of identities that `workload` had and has no longer, while it has others. Says whether that
+    /// changed it.
+    pub fn publish_withdrawn(&self, workload: &Workload, withdrawn: impl Into<Arc<[Withdrawn]>>) -> bool {
+        replace(&self.of(workload).withdrawn, withdrawn.into())
+    }
+
+    /// Identities that `workload` had and has no longer, now and as they change.
+    #[must_use]
+    pub fn watch_withdrawn(&self, workload: &Workload) -> watch::Receiver<Arc<[Withdrawn]>> {
+        self.of(workload).withdrawn.subscribe()
     }
 
     /// The state of `workload`, now and as it changes. Slow watchers see only the newest.

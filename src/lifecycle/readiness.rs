@@ -10,12 +10,18 @@ use tokio::sync::watch;
 
 use super::{Heartbeat, heartbeat};
 
+/// Conditions that are watched and do not count for readiness unless they are [required](Readiness::require): identities that
+/// are over beside valid ones, identities that were withdrawn, our own trust, tokens, and directories of files.
+pub const OPTIONAL: [&str; 5] = ["svids", "withdrawn", "trust", "tokens", "outputs"];
+
 /// What must hold before the program counts as ready. Clones are the same list.
 ///
 /// Without any condition nothing is pending; whoever has one [takes a latch](Readiness::latch) before it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     conditions: Arc<watch::Sender<Vec<Condition>>>,
+    /// Those of the optional ones that count.
+    required: Arc<Mutex<Vec<&'static str>>>,
     /// The tasks that keep them true.
     heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
 }
@@ -27,6 +33,22 @@ pub struct Condition {
     pub name: &'static str,
     /// Why it does not hold; `None` when it does.
     pub pending: Option<Cow<'static, str>>,
+    /// Whether the program is not ready while it does not hold. It is degraded otherwise.
+    pub required: bool,
+}
+
+impl Condition {
+    /// Whether it keeps the program from being ready.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.required && self.pending.is_some()
+    }
+
+    /// Whether it does not hold, and the program is ready all the same.
+    #[must_use]
+    pub fn degrades(&self) -> bool {
+        !self.required && self.pending.is_some()
+    }
 }
 
 /// The right to say how one condition stands. Dropped, the condition is pending for good: who kept it is gone.
@@ -34,6 +56,7 @@ pub struct Condition {
 pub struct Latch {
     readiness: Readiness,
     name: &'static str,
+    required: bool,
 }
 
 impl Readiness {
@@ -41,8 +64,21 @@ impl Readiness {
     /// takes the condition over.
     #[must_use]
     pub fn latch(&self, name: &'static str, reason: impl Into<Cow<'static, str>>) -> Latch {
-        self.set(name, Some(reason.into()));
-        Latch { readiness: self.clone(), name }
+        self.set(name, Some(reason.into()), true);
+        Latch { readiness: self.clone(), name, required: true }
+    }
+
+    /// Makes these of the [`OPTIONAL`] conditions count. Before their latches are taken.
+    pub fn require(&self, names: &[&'static str]) {
+        names.clone_into(&mut self.required.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// One of the [`OPTIONAL`] conditions; it holds until the latch says otherwise.
+    #[must_use]
+    pub fn optional(&self, name: &'static str) -> Latch {
+        let required = self.required.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+        self.set(name, None, required);
+        Latch { readiness: self.clone(), name, required }
     }
 
     /// Every condition, in the order of their first latches.
@@ -75,7 +111,7 @@ impl Readiness {
         heartbeat::silent(&heartbeats, bound).await
     }
 
-    fn set(&self, name: &'static str, pending: Option<Cow<'static, str>>) {
+    fn set(&self, name: &'static str, pending: Option<Cow<'static, str>>, required: bool) {
         self.conditions.send_if_modified(|conditions| {
             match conditions.iter_mut().find(|condition| condition.name == name) {
                 Some(condition) if condition.pending == pending => false,
@@ -84,7 +120,7 @@ impl Readiness {
                     true
                 }
                 None => {
-                    conditions.push(Condition { name, pending });
+                    conditions.push(Condition { name, pending, required });
                     true
                 }
             }
@@ -95,12 +131,12 @@ impl Readiness {
 impl Latch {
     /// The condition holds.
     pub fn ready(&self) {
-        self.readiness.set(self.name, None);
+        self.readiness.set(self.name, None, self.required);
     }
 
     /// The condition does not hold (any more), for this reason. Reasons are shown to operators: nothing secret.
     pub fn pending(&self, reason: impl Into<Cow<'static, str>>) {
-        self.readiness.set(self.name, Some(reason.into()));
+        self.readiness.set(self.name, Some(reason.into()), self.required);
     }
 }
 
@@ -110,9 +146,9 @@ impl Drop for Latch {
     }
 }
 
-/// Whether none of `conditions` is pending.
+/// Whether none of `conditions` that count is pending.
 fn is_ready(conditions: &[Condition]) -> bool {
-    conditions.iter().all(|condition| condition.pending.is_none())
+    !conditions.iter().any(Condition::blocks)
 }
 
 #[cfg(test)]
@@ -136,6 +172,25 @@ mod tests {
         assert!(readiness.is_ready());
         identity.pending("expired");
         assert_eq!(pending(&readiness), ["identity"]);
+    }
+
+    #[test]
+    fn what_is_optional_degrades_unless_it_is_required() {
+        for required in [false, true] {
+            let readiness = Readiness::default();
+            if required {
+                readiness.require(&["tokens"]);
+            }
+            let (tokens, outputs) = (readiness.optional("tokens"), readiness.optional("outputs"));
+            assert!(readiness.is_ready(), "they hold at first");
+            tokens.pending("never granted");
+            outputs.pending("disk full");
+            assert_eq!(readiness.is_ready(), !required);
+            let degraded = readiness.conditions().iter().filter(|it| it.degrades()).count();
+            assert_eq!(degraded, if required { 1 } else { 2 });
+            tokens.ready();
+            assert!(readiness.is_ready());
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What becomes of files, as typed events and log lines.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::{identity::SpiffeId, telemetry::metrics::Outcomes};
 
@@ -55,6 +55,18 @@ impl OutputEvent {
 pub(super) struct Outlet {
     pub(super) events: broadcast::Sender<OutputEvent>,
     pub(super) metrics: Outcomes,
+    pub(super) standing: watch::Sender<BTreeMap<Arc<Path>, Standing>>,
+}
+
+/// How the files of a directory stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing was written since the start.
+    Waiting,
+    /// They are what they should be.
+    Current,
+    /// They could not be replaced, for this reason.
+    Failed(Arc<str>),
 }
 
 impl Outlet {
@@ -65,6 +77,9 @@ impl Outlet {
             OutputEvent::Written { directory, .. } => self.metrics.count(&directory.to_string_lossy(), "written", 1),
             OutputEvent::Failed { directory, .. } => self.metrics.count(&directory.to_string_lossy(), "failed", 1),
         }
+        if let OutputEvent::Failed { directory, error, .. } = &event {
+            self.stands(directory, Standing::Failed(error.clone()));
+        }
         // Nobody listening is fine.
         let _ = self.events.send(event);
     }
@@ -72,6 +87,14 @@ impl Outlet {
     /// The files of this directory are what they should be.
     pub(super) fn current(&self, directory: &Path) {
         self.metrics.good(&directory.to_string_lossy(), SystemTime::now());
+        self.stands(directory, Standing::Current);
+    }
+
+    fn stands(&self, directory: &Path, now: Standing) {
+        self.standing.send_if_modified(|all| {
+            let known = all.get_mut(directory).filter(|known| **known != now);
+            known.map(|known| *known = now).is_some()
+        });
     }
 }
 

@@ -79,7 +79,9 @@ pub(super) fn certificate(svid: &Svid) -> Result<Arc<Content>, EncodeError> {
     tls_certificate(&svid.chain, &svid.key, certificate_version(&svid.chain), &svid.id)
 }
 
-fn certificate_version(chain: &CertificateChain) -> Version {
+/// The version of the resource that a certificate is, whatever its name.
+#[must_use]
+pub fn certificate_version(chain: &CertificateChain) -> Version {
     Version::digest(std::iter::once("tls_certificate".as_bytes()).chain(chain.iter().map(Certificate::der)))
 }
 

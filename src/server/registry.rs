@@ -203,6 +203,12 @@ impl Streams {
         self.cells().iter().filter(|cell| without(cell)).map(|cell| cell.view().client.clone()).collect()
     }
 
+    /// How many streams still have something of this version, as far as they were told.
+    #[must_use]
+    pub fn holders(&self, version: &Version) -> usize {
+        self.cells().iter().filter(|cell| cell.view().rows.iter().any(|row| row.has(version))).count()
+    }
+
     fn cells(&self) -> Vec<Arc<Cell>> {
         self.live().values().cloned().collect()
     }
@@ -262,7 +268,7 @@ impl Seat {
         };
         let Some(row) = row else { return };
         row.status = Status::Sent;
-        row.told = Some(version.clone());
+        (row.told, row.left) = (Some(version.clone()), None);
         row.sent = Some(SystemTime::now());
     }
 

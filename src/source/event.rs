@@ -121,6 +121,72 @@ pub enum RenewalEvent {
         /// The source's reason.
         reason: Arc<str>,
     },
+    /// The source lists an identity no longer, though it lists others.
+    SvidWithdrawn {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// Of the last leaf, hexadecimal.
+        serial: Arc<str>,
+        /// The end of its life.
+        not_after: SystemTime,
+        /// How long it stays in service; `None` if it does not.
+        grace: Option<Duration>,
+    },
+    /// The grace time of a withdrawn identity is over, or its life is: it is out of service.
+    SvidRemoved {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// Of the last leaf, hexadecimal.
+        serial: Arc<str>,
+        /// The end of its life.
+        not_after: SystemTime,
+    },
+    /// The source lists a withdrawn identity again.
+    SvidRestored {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// Of the leaf before, hexadecimal.
+        serial: Arc<str>,
+        /// The end of the life of that.
+        not_after: SystemTime,
+    },
+    /// The life of a renewal has not begun. Its predecessor stays in service until then.
+    NotYetValid {
+        /// Whose.
+        spiffe_id: SpiffeId,
+        /// Of the new leaf, hexadecimal.
+        serial: Arc<str>,
+        /// The beginning of its life.
+        not_before: SystemTime,
+    },
+    /// Another identity is the default one.
+    DefaultChanged {
+        /// The one before.
+        from: SpiffeId,
+        /// The one now.
+        to: SpiffeId,
+    },
+    /// The source named an identity of another trust domain as ours. What is ours stays as it is.
+    TrustDomainRefused {
+        /// What it named.
+        found: Arc<str>,
+        /// The trust domain that is ours.
+        own: TrustDomain,
+        /// What follows, and what to do.
+        error: Arc<str>,
+        /// Messages in a row that were refused for that; 0 where only the order of identities was.
+        failures: u32,
+    },
+    /// A trust domain is trusted no longer: nobody vouches for it any more.
+    TrustWithdrawn {
+        /// Which domain.
+        trust_domain: TrustDomain,
+    },
+    /// Something about our own trust keeps peers from accepting us, or will.
+    TrustImpaired {
+        /// What, and what to do.
+        reason: Arc<str>,
+    },
     /// A new JWT-SVID is in service.
     JwtRenewed {
         /// Whose.
@@ -200,7 +266,7 @@ pub enum RenewalEvent {
 
 impl RenewalEvent {
     /// Every name that [`RenewalEvent::name`] returns, and so every value of the log field `event`.
-    pub const NAMES: [&'static str; 23] = [
+    pub const NAMES: [&'static str; 31] = [
         "source_up",
         "source_down",
         "source_switched",
@@ -215,6 +281,14 @@ impl RenewalEvent {
         "trust_changed",
         "identity_denied",
         "identity_withdrawn",
+        "svid_withdrawn",
+        "svid_removed",
+        "svid_restored",
+        "svid_not_yet_valid",
+        "default_changed",
+        "trust_domain_refused",
+        "trust_withdrawn",
+        "trust_impaired",
         "jwt_renewed",
         "jwt_renewal_failed",
         "jwt_expiring",
@@ -244,6 +318,14 @@ impl RenewalEvent {
             Self::TrustChanged { .. } => "trust_changed",
             Self::Denied { .. } => "identity_denied",
             Self::Withdrawn { .. } => "identity_withdrawn",
+            Self::SvidWithdrawn { .. } => "svid_withdrawn",
+            Self::SvidRemoved { .. } => "svid_removed",
+            Self::SvidRestored { .. } => "svid_restored",
+            Self::NotYetValid { .. } => "svid_not_yet_valid",
+            Self::DefaultChanged { .. } => "default_changed",
+            Self::TrustDomainRefused { .. } => "trust_domain_refused",
+            Self::TrustWithdrawn { .. } => "trust_withdrawn",
+            Self::TrustImpaired { .. } => "trust_impaired",
             Self::JwtRenewed { .. } => "jwt_renewed",
             Self::JwtRenewalFailed { .. } => "jwt_renewal_failed",
             Self::JwtExpiring { .. } => "jwt_expiring",

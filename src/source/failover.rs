@@ -8,12 +8,16 @@
 //! | The active source | Then |
 //! |---|---|
 //! | is away for `lost_after` | the next ones are asked, the first that delivers is switched to |
-//! | has not renewed after `stale_percent` of a life | the same, for one that has something fresher |
+//! | has not renewed after `stale_percent` of a life | stays; the same, for one that has something fresher of every identity |
 //! | says "no identity" | that is an answer, not a loss; with `on_denial` the same as a loss |
 //! | delivers, but is not the preferred one | the better ones are asked too, and switched back to after `failback_after` without a failure |
 //!
+//! Being late chooses between sources and never withholds: while nothing is in service, the most preferred one that has
+//! anything valid is.
+//!
 //! A switch is one whole snapshot that replaces another, and goes the way of every change: trust first (`secret::Rollout`).
 
+mod offer;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +26,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{ErrorKind, renewal::Moment};
+use super::{
+    ErrorKind,
+    renewal::{Moment, Sightings},
+};
 use crate::identity::IdentitySnapshot;
+use offer::{Offer, Worth};
 
 /// When to switch from one source to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,14 +119,10 @@ struct Candidate {
     denied: bool,
     /// Since when its present session has been delivering, without being late.
     good_since: Option<Instant>,
+    /// It was left because it did not renew, and has not renewed since.
+    left_late: bool,
     /// What it said last, if that still counts: of the active one always, of the others during a session.
     offer: Option<Offer>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Offer {
-    /// When a renewal of it is overdue; never for bundles alone.
-    stale_at: Option<SystemTime>,
 }
 
 impl Failover {
@@ -152,16 +156,17 @@ impl Failover {
         }
     }
 
-    pub(super) fn on_snapshot(&mut self, index: usize, snapshot: &IdentitySnapshot, now: Moment) {
-        let stale_at = self.stale_at(snapshot);
+    pub(super) fn on_snapshot(&mut self, index: usize, snapshot: &IdentitySnapshot, seen: &Sightings, now: Moment) {
+        let offer = Offer::of(snapshot, seen, self.config.stale_percent);
         let Some(candidate) = self.candidates.get_mut(index) else { return };
-        let recovered = candidate.is_stale(now.wall) || (!candidate.has_svids() && !snapshot.svids.is_empty());
+        let recovered = candidate.is_late(now.wall) || (!candidate.has_svids() && !snapshot.svids.is_empty());
         *candidate = Candidate {
             owing_since: None,
             failed: false,
             denied: snapshot.svids.is_empty(),
             good_since: candidate.good_since.filter(|_| !recovered).or(Some(now.steady)),
-            offer: Some(Offer { stale_at }),
+            left_late: candidate.left_late && offer.worth(now.wall) < Worth::Fresh,
+            offer: Some(offer),
         };
     }
 
@@ -186,30 +191,27 @@ impl Failover {
 
     /// The switch that is due, if one is. Has no effect until [`switched`](Self::switched).
     pub(super) fn decide(&self, now: Moment) -> Option<Switch> {
-        let usable = |index: &usize| self.is_usable(*index, now);
-        let all = 0..self.candidates.len();
+        let mut all = 0..self.candidates.len();
         let Some(active) = self.active else {
-            let to = all.clone().find(usable)?;
+            let to = all.find(|index| self.worth(*index, now) > Worth::Nothing)?;
             let denied = self.candidates.first().is_some_and(|preferred| preferred.denied);
             let reason = if denied { SwitchReason::Denied } else { SwitchReason::Lost };
             return Some(Switch { to, from: (to != 0).then_some((0, reason)) });
         };
         if let Some(reason) = self.trouble(active, now) {
-            let to = all.clone().filter(|index| *index != active).find(usable)?;
+            let to = all.find(|index| *index != active && self.replaces(*index, active, reason, now))?;
             return Some(Switch { to, from: Some((active, reason)) });
         }
-        let proven = |index: &usize| self.proven_at(*index).is_some_and(|at| at <= now.steady);
-        let to = (0..active).filter(proven).find(usable)?;
-        Some(Switch { to, from: Some((active, SwitchReason::Preferred)) })
+        self.proven(active, now)
     }
 
     /// From now on what this source says is in service.
-    pub(super) fn switched(&mut self, to: usize) {
+    pub(super) fn switched(&mut self, to: usize, now: Moment) {
         let before = self.active.replace(to).filter(|before| *before != to);
+        let Some(candidate) = before.and_then(|before| self.candidates.get_mut(before)) else { return };
+        candidate.left_late |= candidate.is_late(now.wall);
         // What it said last counted because it was in service.
-        if let Some(candidate) = before.and_then(|before| self.candidates.get_mut(before))
-            && candidate.good_since.is_none()
-        {
+        if candidate.good_since.is_none() {
             candidate.offer = None;
         }
     }
@@ -219,10 +221,10 @@ impl Failover {
         if self.candidates.len() < 2 {
             return (None, None);
         }
-        let stale = self.candidates.iter().filter_map(|candidate| candidate.offer?.stale_at);
+        let offers = self.candidates.iter().filter_map(|candidate| candidate.offer.as_ref());
         let lost = self.candidates.iter().filter_map(|candidate| self.lost_at(candidate));
         let proven = (0..self.active.unwrap_or_default()).filter_map(|index| self.proven_at(index));
-        let wall = stale.filter(|at| *at > now.wall).min();
+        let wall = offers.filter_map(|offer| offer.next_change(now.wall)).min();
         (wall, lost.chain(proven).filter(|at| *at > now.steady).min())
     }
 
@@ -231,10 +233,10 @@ impl Failover {
         let candidate = self.candidates.get(index)?;
         if candidate.denied && self.config.on_denial {
             Some(SwitchReason::Denied)
-        } else if candidate.is_stale(now.wall) {
-            Some(SwitchReason::Stale)
         } else if self.lost_at(candidate).is_some_and(|at| at <= now.steady) {
             Some(SwitchReason::Lost)
+        } else if candidate.is_late(now.wall) {
+            Some(SwitchReason::Stale)
         } else {
             None
         }
@@ -247,16 +249,46 @@ impl Failover {
         failed || self.trouble(index, now).is_some()
     }
 
-    /// Whether it could be in service now.
-    fn is_usable(&self, index: usize, now: Moment) -> bool {
+    /// Whether `index` is better than `active`, which is in trouble for `reason`.
+    fn replaces(&self, index: usize, active: usize, reason: SwitchReason, now: Moment) -> bool {
+        let (worth, present) = (self.worth(index, now), self.worth(active, now));
+        match reason {
+            // What is in service goes after the grace time, however good it is.
+            SwitchReason::Denied => worth > Worth::Nothing,
+            SwitchReason::Lost => worth > Worth::Nothing && worth >= present,
+            // For the sake of one that is late no other is to be taken away.
+            SwitchReason::Stale | SwitchReason::Preferred => worth > present && self.covers(index, active, now),
+        }
+    }
+
+    /// The switch back to a source that is preferred to `active` and has proven that it works.
+    fn proven(&self, active: usize, now: Moment) -> Option<Switch> {
+        let proven = |index: &usize| {
+            self.proven_at(*index).is_some_and(|at| at <= now.steady)
+                // Two that are late in turns would go back and forth.
+                && self.candidates.get(*index).is_some_and(|candidate| !candidate.left_late)
+                && self.worth(*index, now) > Worth::Nothing
+                && self.worth(*index, now) >= self.worth(active, now)
+        };
+        let to = (0..active).find(proven)?;
+        Some(Switch { to, from: Some((active, SwitchReason::Preferred)) })
+    }
+
+    /// What it would be to have this source in service.
+    fn worth(&self, index: usize, now: Moment) -> Worth {
         let serves_svids = self.active.and_then(|active| self.candidates.get(active)).is_some_and(Candidate::has_svids);
-        self.candidates.get(index).is_some_and(|candidate| {
-            candidate.good_since.is_some()
-                && candidate.offer.is_some()
-                && !candidate.is_stale(now.wall)
-                // Bundles alone are no replacement for an identity.
-                && (candidate.has_svids() || !serves_svids)
-        })
+        match self.candidates.get(index) {
+            // Bundles alone are no replacement for an identity.
+            Some(candidate) if serves_svids && !candidate.has_svids() => Worth::Nothing,
+            Some(Candidate { offer: Some(offer), .. }) => offer.worth(now.wall),
+            _ => Worth::Nothing,
+        }
+    }
+
+    /// Whether `index` has every identity that is valid at `active`.
+    fn covers(&self, index: usize, active: usize, now: Moment) -> bool {
+        let offer = |index| self.candidates.get(index).and_then(|candidate: &Candidate| candidate.offer.as_ref());
+        offer(index).zip(offer(active)).is_some_and(|(one, other)| one.covers(other, now.wall))
     }
 
     fn lost_at(&self, candidate: &Candidate) -> Option<Instant> {
@@ -266,24 +298,14 @@ impl Failover {
     fn proven_at(&self, index: usize) -> Option<Instant> {
         self.candidates.get(index)?.good_since?.checked_add(self.config.failback_after)
     }
-
-    /// When the first of the SVIDs has used so much of its life that its renewal is overdue.
-    fn stale_at(&self, snapshot: &IdentitySnapshot) -> Option<SystemTime> {
-        let share = f64::from(self.config.stale_percent.min(100)) / 100.0;
-        let due = |svid: &crate::identity::Validity| {
-            let life = svid.not_after.duration_since(svid.not_before).unwrap_or_default();
-            svid.not_before.checked_add(life.mul_f64(share))
-        };
-        snapshot.svids.iter().filter_map(|svid| due(&svid.validity)).min()
-    }
 }
 
 impl Candidate {
-    fn is_stale(&self, now: SystemTime) -> bool {
-        self.offer.and_then(|offer| offer.stale_at).is_some_and(|at| at <= now)
+    fn is_late(&self, now: SystemTime) -> bool {
+        self.offer.as_ref().is_some_and(|offer| offer.worth(now) < Worth::Fresh)
     }
 
     fn has_svids(&self) -> bool {
-        self.offer.is_some_and(|offer| offer.stale_at.is_some())
+        self.offer.as_ref().is_some_and(Offer::has_svids)
     }
 }

@@ -2,19 +2,28 @@
 //!
 //! No clock, no IO: every step takes the time and returns what to publish and which events to report.
 
+mod changes;
 mod expiry;
+mod pin;
+mod roster;
+mod sightings;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{ErrorKind, RenewalEvent, SourceError, decode, merge};
-use crate::identity::{Availability, IdentitySnapshot, Refusal, TrustBundle, TrustDomain};
+use crate::{
+    identity::{Availability, IdentitySnapshot, Refusal, RefusedItem, Svid, Withdrawn},
+    secret::{CrlPolicy, DefaultIdentity, Vouching, vouching},
+};
 use expiry::ExpiryWatch;
+pub(super) use pin::{Foreign, Pin};
+use roster::Roster;
+pub(super) use sightings::Sightings;
 
 /// One moment on both clocks: certificates live on the wall clock, grace times must not jump with it.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +60,14 @@ pub(super) struct Renewal {
     /// Whether `verifier` comes from the present session.
     verifier_is_fresh: bool,
     expiry: ExpiryWatch,
+    /// The source's last word that has SVIDs, while they are in service.
+    said: Option<Arc<IdentitySnapshot>>,
+    seen: Sightings,
+    roster: Roster,
+    default: DefaultIdentity,
+    crls: CrlPolicy,
+    /// What has been said of our own trust.
+    trust: Vouching,
 }
 
 #[derive(Debug)]
@@ -72,7 +89,28 @@ impl Renewal {
             verifier: None,
             verifier_is_fresh: false,
             expiry: ExpiryWatch::default(),
+            said: None,
+            seen: Sightings::default(),
+            roster: Roster::new(denied_grace),
+            default: DefaultIdentity::default(),
+            crls: CrlPolicy::default(),
+            trust: Vouching::default(),
         }
+    }
+
+    /// Which identity is the default one, and which revocation lists are served.
+    pub(super) fn serving(&mut self, default: DefaultIdentity, crls: CrlPolicy) {
+        (self.default, self.crls) = (default, crls);
+    }
+
+    /// This is in service already, though the source has not confirmed it.
+    pub(super) fn begin_with(&mut self, snapshot: Arc<IdentitySnapshot>) {
+        self.published = Availability::Ready(snapshot);
+    }
+
+    /// Identities that went while others stayed.
+    pub(super) fn withdrawn(&self) -> Vec<Withdrawn> {
+        self.roster.withdrawn()
     }
 
     pub(super) fn failures(&self) -> u32 {
@@ -91,13 +129,8 @@ impl Renewal {
         }
     }
 
-    /// A complete state came.
-    ///
-    /// # Errors
-    /// [`SourceError::Expired`] when it brings something whose life is over. Nothing has changed then; the caller
-    /// reports the failure as any other.
-    pub(super) fn on_snapshot(&mut self, snapshot: IdentitySnapshot, now: Moment) -> Result<Outcome, SourceError> {
-        check(&snapshot, now)?;
+    /// A complete state came. What of it is over was [taken out](admit).
+    pub(super) fn on_snapshot(&mut self, snapshot: IdentitySnapshot, seen: &Sightings, now: Moment) -> Outcome {
         let mut outcome = Outcome { refusals: Some(snapshot.refusals.clone()), ..Outcome::default() };
         self.failures = 0;
         self.proven = true;
@@ -111,15 +144,26 @@ impl Renewal {
             self.verifier_is_fresh = true;
             self.deny(Arc::from("no identity issued, trust bundles only"), now, &mut outcome);
             if self.svids_in_service() {
-                return Ok(outcome);
+                return outcome;
             }
+            self.serve(snapshot, &mut outcome);
         } else {
             self.denial = None;
             self.verifier = None;
+            self.seen = seen.clone();
+            self.roster.on_said(&snapshot, &self.before(), now, &mut outcome.events);
+            for refusal in outcome.refusals.iter_mut().flatten() {
+                refusal.kept |= self.roster.keeps(&refusal.item, now.wall);
+            }
+            self.said = Some(snapshot);
+            self.settle(now, &mut outcome);
         }
-        self.serve(snapshot, &mut outcome);
+        if outcome.publish.is_none() {
+            outcome.events.push(RenewalEvent::Unchanged);
+        }
         outcome.events.extend(self.expiry.due(now.wall));
-        Ok(outcome)
+        self.look_at_trust(now, &mut outcome);
+        outcome
     }
 
     /// The session ended, or its last message was refused.
@@ -134,6 +178,9 @@ impl Renewal {
                 self.verifier = None;
             }
             self.deny(text, now, &mut outcome);
+        } else if let SourceError::OtherTrustDomain { found, own, .. } = error {
+            let (found, own) = (found.as_str().into(), own.clone());
+            outcome.events.push(RenewalEvent::TrustDomainRefused { found, own, error: text, failures });
         } else if error.is_bad_message() {
             outcome.events.push(RenewalEvent::RenewalFailed { error: text, failures });
         } else {
@@ -150,6 +197,10 @@ impl Renewal {
     /// Does what is due at `now`; harmless when nothing is.
     pub(super) fn on_alarm(&mut self, now: Moment) -> Outcome {
         let mut outcome = Outcome { events: self.expiry.due(now.wall), ..Outcome::default() };
+        if self.roster.on_alarm(now, &mut outcome.events) {
+            self.settle(now, &mut outcome);
+        }
+        self.look_at_trust(now, &mut outcome);
         let Some(denial) = &mut self.denial else { return outcome };
         if denial.deadline.is_none_or(|deadline| now.steady < deadline) {
             return outcome;
@@ -157,10 +208,12 @@ impl Renewal {
         denial.deadline = None;
         let reason = denial.reason.clone();
         outcome.events.push(RenewalEvent::Withdrawn { reason: reason.clone() });
+        self.roster.on_denied(&self.before(), now.wall);
+        self.said = None;
         match self.verifier.clone() {
             Some(verifier) => self.serve(verifier, &mut outcome),
             None => {
-                self.expiry.follow(&[]);
+                self.expiry.follow(&[], &self.seen);
                 self.published = Availability::Denied(reason);
                 outcome.publish = Some(self.published.clone());
             }
@@ -170,7 +223,12 @@ impl Renewal {
 
     /// When [`Renewal::on_alarm`] has something to do next: on the wall clock, and on the steady one.
     pub(super) fn next_alarm(&self) -> (Option<SystemTime>, Option<Instant>) {
-        (self.expiry.next(), self.denial.as_ref().and_then(|denial| denial.deadline))
+        let (wall, steady) = self.roster.next_alarm();
+        let denied = self.denial.as_ref().and_then(|denial| denial.deadline);
+        (
+            self.expiry.next().into_iter().chain(wall).chain(self.trust.next).min(),
+            denied.into_iter().chain(steady).min(),
+        )
     }
 
     fn svids_in_service(&self) -> bool {
@@ -192,69 +250,59 @@ impl Renewal {
         self.denial = Some(Denial { reason, deadline: deadline.filter(|_| contradicted) });
     }
 
+    /// Puts what the source said last into service, as far as its time has come.
+    fn settle(&mut self, now: Moment, outcome: &mut Outcome) {
+        let Some(said) = self.said.clone() else { return };
+        let whole = self.roster.compose(&said, &self.before(), now.wall, &mut outcome.events);
+        self.serve(whole, outcome);
+    }
+
+    /// Says what is wrong with our own trust that was not before.
+    fn look_at_trust(&mut self, now: Moment, outcome: &mut Outcome) {
+        if outcome.publish.is_none() && self.trust.next.is_none_or(|at| now.wall < at) {
+            return;
+        }
+        let found = vouching(&self.before(), self.crls, now.wall);
+        let news = found.faults.iter().filter(|fault| !self.trust.faults.contains(fault));
+        let news = news.map(|fault| RenewalEvent::TrustImpaired { reason: fault.to_string().into() });
+        outcome.events.extend(news);
+        self.trust = found;
+    }
+
+    /// What is in service; nothing, where there is nothing.
+    fn before(&self) -> Arc<IdentitySnapshot> {
+        match &self.published {
+            Availability::Ready(before) => before.clone(),
+            Availability::Pending | Availability::Denied(_) => Arc::default(),
+        }
+    }
+
     fn serve(&mut self, snapshot: Arc<IdentitySnapshot>, outcome: &mut Outcome) {
-        let nothing = Arc::default();
-        let before = match &self.published {
-            Availability::Ready(before) if *before == snapshot => {
-                outcome.events.push(RenewalEvent::Unchanged);
-                return;
-            }
-            Availability::Ready(before) => before,
-            Availability::Pending | Availability::Denied(_) => &nothing,
-        };
-        outcome.events.extend(renewed(before, &snapshot));
-        outcome.events.extend(trust_changes(&before.bundles, &snapshot.bundles));
-        self.expiry.follow(&snapshot.svids);
+        self.expiry.follow(&snapshot.svids, &self.seen);
+        if matches!(&self.published, Availability::Ready(before) if *before == snapshot) {
+            return;
+        }
+        outcome.events.extend(changes::between(&self.before(), &snapshot, &self.default));
         self.published = Availability::Ready(snapshot);
         outcome.publish = Some(self.published.clone());
     }
 }
 
-/// Whether a state may be served at all: not if every SVID of it is over.
+/// Takes out of a state what is over, each SVID for itself.
 ///
 /// # Errors
-/// [`SourceError::Expired`] for such a state.
-pub(super) fn check(snapshot: &IdentitySnapshot, now: Moment) -> Result<(), SourceError> {
-    match snapshot.svids.first() {
-        Some(first) if snapshot.svids.iter().all(|svid| svid.validity.is_expired(now.wall)) => {
-            let not_after = first.validity.not_after;
-            Err(SourceError::Expired { spiffe_id: first.id.clone(), not_after })
-        }
-        _ => Ok(()),
+/// [`SourceError::Expired`] when nothing else is in it.
+pub(super) fn admit(snapshot: &mut IdentitySnapshot, now: Moment) -> Result<(), SourceError> {
+    let over = |svid: &&Arc<Svid>| svid.validity.is_expired(now.wall);
+    let Some(expired) = snapshot.svids.iter().find(over).cloned() else { return Ok(()) };
+    for (position, svid) in snapshot.svids.iter().enumerate().filter(|(_, svid)| over(svid)) {
+        let reason = decode::SvidError::Expired { not_after: svid.validity.not_after }.to_string();
+        snapshot.refusals.push(Refusal::new(RefusedItem::svid(&svid.id.to_string()), reason).at(position));
     }
-}
-
-fn renewed(before: &IdentitySnapshot, after: &IdentitySnapshot) -> Vec<RenewalEvent> {
-    let known = |leaf| before.svids.iter().any(|svid| svid.chain.leaf() == leaf);
-    after
-        .svids
-        .iter()
-        .filter(|svid| !known(svid.chain.leaf()))
-        .map(|svid| RenewalEvent::Renewed {
-            spiffe_id: svid.id.clone(),
-            serial: decode::serial(svid.chain.leaf()).into(),
-            not_after: svid.validity.not_after,
-        })
-        .collect()
-}
-
-type Bundles = BTreeMap<TrustDomain, Arc<TrustBundle>>;
-
-fn trust_changes(before: &Bundles, after: &Bundles) -> Vec<RenewalEvent> {
-    let domains: BTreeSet<&TrustDomain> = before.keys().chain(after.keys()).collect();
-    let authorities = |bundles: &Bundles, domain: &TrustDomain| -> BTreeSet<_> {
-        bundles.get(domain).map(|bundle| bundle.authorities().iter().cloned().collect()).unwrap_or_default()
-    };
-    domains
-        .into_iter()
-        .filter(|domain| before.get(*domain) != after.get(*domain))
-        .map(|domain| {
-            let (old, new) = (authorities(before, domain), authorities(after, domain));
-            RenewalEvent::TrustChanged {
-                trust_domain: domain.clone(),
-                added: new.difference(&old).count(),
-                removed: old.difference(&new).count(),
-            }
-        })
-        .collect()
+    snapshot.svids.retain(|svid| !svid.validity.is_expired(now.wall));
+    if snapshot.svids.is_empty() {
+        let not_after = expired.validity.not_after;
+        return Err(SourceError::Expired { spiffe_id: expired.id.clone(), not_after });
+    }
+    Ok(())
 }

@@ -7,13 +7,14 @@
 //! | lost after it had delivered | kept | at once, unless it flaps |
 //! | [`Transient`](ErrorKind::Transient), or a refused message | kept | jittered exponential backoff |
 //! | [`NotEntitled`](ErrorKind::NotEntitled) | kept for `denied_grace`, then bundles alone or `Denied` | backoff |
-//! | [`Misconfigured`](ErrorKind::Misconfigured) | kept; without any, [`Supervisor::run`] fails | after a minute |
+//! | [`Misconfigured`](ErrorKind::Misconfigured) | kept; without any, [`Supervisor::run`] fails | backoff; after a minute if it never delivered |
 //!
 //! The backoff counts from the start of the failed session: one that hung for longer than the delay is followed at once.
 //!
 //! Of several sources one is in service; which one, and which others are asked beside it, [`failover`] decides.
 
 mod line;
+mod setup;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::stream::BoxStream;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +35,11 @@ use super::{
     event::{BAD_MESSAGE, Reporter},
     failover::{self, Failover, Switch},
     refused::Scope,
-    renewal::{self, Moment, Outcome, Renewal},
+    renewal::{self, Moment, Outcome, Pin, Renewal},
 };
 use crate::{
     identity::{Availability, IdentitySnapshot, IdentityStore, Workload},
-    lifecycle::{Heartbeat, Responder, heartbeat},
+    lifecycle::{Heartbeat, Responder, clock, heartbeat},
     telemetry::traces::{self, Cause, Traces},
 };
 use line::Line;
@@ -61,7 +63,8 @@ impl Default for Config {
 
 /// How often a source that used to work and now refuses the request itself is asked again.
 pub(super) const MISCONFIGURED_RETRY: Duration = Duration::from_secs(60);
-/// Timers run on the steady clock; looking up this often notices a wall clock that was set, or a suspended machine.
+/// Timers run on the steady clock. A wall clock that was set is noticed at once where the system tells (`clock_changes`), and
+/// by looking up this often where it does not.
 pub(super) const LONGEST_NAP: Duration = Duration::from_secs(300);
 /// A subscriber that lags by more events than this misses the oldest.
 pub(super) const EVENTS_KEPT: usize = 256;
@@ -74,6 +77,7 @@ pub struct Supervisor {
     store: Arc<IdentityStore>,
     config: Config,
     renewal: Renewal,
+    pin: Pin,
     reporter: Reporter,
     status: watch::Sender<SourceStatus>,
     each: watch::Sender<Arc<[LineStatus]>>,
@@ -83,6 +87,8 @@ pub struct Supervisor {
     occasion: (&'static str, SystemTime),
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     heartbeat: (Heartbeat, Responder),
+    /// An item each time that the wall clock is set.
+    clock_changes: BoxStream<'static, ()>,
 }
 
 impl Supervisor {
@@ -102,6 +108,7 @@ impl Supervisor {
         config: Config,
     ) -> Self {
         let backoff = || Backoff::new(config.backoff, fastrand::Rng::new());
+        let domains = sources.iter().map(|source| source.trust_domain()).collect();
         let lines: Vec<_> = sources.into_iter().map(|source| Line::new(source, backoff())).collect();
         Self {
             failover: Failover::new(failover, lines.len()),
@@ -111,6 +118,7 @@ impl Supervisor {
             store,
             config,
             renewal: Renewal::new(config.denied_grace),
+            pin: Pin::new(domains),
             reporter: Reporter::new(EVENTS_KEPT),
             status: watch::Sender::default(),
             active: watch::Sender::default(),
@@ -118,35 +126,8 @@ impl Supervisor {
             occasion: ("timer", SystemTime::UNIX_EPOCH),
             clock: Box::new(SystemTime::now),
             heartbeat: heartbeat("supervisor of the sources"),
+            clock_changes: clock::changes(),
         }
-    }
-
-    /// Judges the life of certificates by another clock than the system's.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Box::new(clock);
-        self
-    }
-
-    /// Says what caused each state that is published.
-    #[must_use]
-    pub fn with_traces(self, traces: Traces) -> Self {
-        Self { traces, ..self }
-    }
-
-    /// Makes the delays between sessions repeatable.
-    #[must_use]
-    pub fn with_rng(mut self, mut rng: fastrand::Rng) -> Self {
-        for line in &mut self.lines {
-            line.backoff = Backoff::new(self.config.backoff, rng.fork());
-        }
-        self
-    }
-
-    /// Asks this supervisor for a sign of life.
-    #[must_use]
-    pub fn heartbeat(&self) -> Heartbeat {
-        self.heartbeat.0.clone()
     }
 
     /// Runs until `shutdown`.
@@ -163,7 +144,7 @@ impl Supervisor {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 () = self.heartbeat.1.answer() => continue,
-                heard = traces::timed(line::listen(&mut self.lines, nap)) => heard,
+                heard = traces::timed(line::listen(&mut self.lines, &mut self.clock_changes, nap)) => heard,
             };
             let trigger = heard.as_ref().map(|(_, heard)| matches!(heard, Some(Ok(_))));
             self.occasion = (trigger.map_or("timer", |usable| if usable { "message" } else { "failure" }), at);
@@ -207,8 +188,8 @@ impl Supervisor {
     fn switch(&mut self, switch: Switch, now: Moment) {
         let Some(line) = self.lines.get(switch.to) else { return };
         let Some(snapshot) = line.held.clone() else { return };
-        let (to, name) = (switch.to, line.name.clone());
-        self.failover.switched(to);
+        let (to, name, seen) = (switch.to, line.name.clone(), line.seen.clone());
+        self.failover.switched(to, now);
         self.active.send_replace(Some(to));
         self.reporter.metrics().active(&name);
         if let Some((from, reason)) = switch.from
@@ -217,33 +198,47 @@ impl Supervisor {
             self.occasion.0 = "failover";
             self.reporter.report(RenewalEvent::SourceSwitched { from: from.name.clone(), to: name, reason });
         }
-        // It was looked at when it came, and what has expired since is never switched to.
-        if let Ok(outcome) = self.renewal.on_snapshot(snapshot, now) {
-            self.in_service(outcome, now);
-        }
+        self.pin.establish(&snapshot);
+        let outcome = self.renewal.on_snapshot(snapshot, &seen, now);
+        self.in_service(outcome, now);
     }
 
     /// A source said something, or its session ended.
     fn heard(&mut self, index: usize, heard: Result<IdentitySnapshot, SourceError>) -> Result<(), SourceError> {
         let now = self.now();
-        let Some(line) = self.lines.get_mut(index) else { return Ok(()) };
-        let applied = heard.and_then(|snapshot| {
-            renewal::check(&snapshot, now)?;
-            let active = self.failover.active() == Some(index);
-            let snapshot = if active { self.renewal.with_last_good(snapshot, now) } else { snapshot };
-            self.failover.on_snapshot(index, &snapshot, now);
-            line.delivered(snapshot.clone(), now.wall);
-            match self.failover.active() {
-                Some(active) if active == index => self.renewal.on_snapshot(snapshot, now).map(Some),
-                _ => Ok(None),
-            }
-        });
-        match applied {
+        match heard.and_then(|snapshot| self.accept(index, snapshot, now)) {
             Ok(Some(outcome)) => self.in_service(outcome, now),
             Ok(None) => {}
             Err(error) => return self.failed(index, error, now),
         }
         Ok(())
+    }
+
+    /// Takes over what a source said, as far as it may be served; what that changes, if the source is in service.
+    fn accept(
+        &mut self,
+        index: usize,
+        mut snapshot: IdentitySnapshot,
+        now: Moment,
+    ) -> Result<Option<Outcome>, SourceError> {
+        let Some(line) = self.lines.get_mut(index) else { return Ok(None) };
+        renewal::admit(&mut snapshot, now)?;
+        if self.failover.active() == Some(index) {
+            snapshot = self.renewal.with_last_good(snapshot, now);
+        }
+        let foreign = self.pin.apply(index, &mut snapshot)?;
+        if line.foreign != foreign {
+            line.foreign.clone_from(&foreign);
+            foreign.into_iter().for_each(|foreign| self.reporter.report(foreign.event()));
+        }
+        line.seen.note(&snapshot.svids, now.wall);
+        self.failover.on_snapshot(index, &snapshot, &line.seen, now);
+        line.delivered(snapshot.clone(), now.wall);
+        if self.failover.active() != Some(index) {
+            return Ok(None);
+        }
+        self.pin.establish(&snapshot);
+        Ok(Some(self.renewal.on_snapshot(snapshot, &line.seen, now)))
     }
 
     /// What came from the active source has been taken over.
@@ -301,6 +296,7 @@ impl Supervisor {
             let cause = || Cause { trigger, source: active().map(|line| line.name.clone()), received };
             self.traces.publishing(&state, cause, || self.store.publish(&self.workload, state.clone()));
         }
+        self.store.publish_withdrawn(&self.workload, self.renewal.withdrawn());
         for event in outcome.events {
             self.reporter.report(event);
         }

@@ -27,7 +27,7 @@ pub use vault::{Vault, WarmError};
 use super::{ErrorKind, RenewalEvent, SourceStatus, Supervisor, event::Reporter};
 use crate::{
     detached,
-    identity::{Availability, IdentitySnapshot, IdentityStore, Workload},
+    identity::{Availability, IdentitySnapshot, IdentityStore, TrustDomain, Workload},
     telemetry::logs::chain,
 };
 
@@ -65,6 +65,8 @@ pub struct WarmStart {
     /// Why the newest state is not sealed, once that was said.
     unsealed: Option<String>,
     reporter: Reporter,
+    /// The trust domain that is configured to be ours.
+    trust_domain: Option<TrustDomain>,
     /// What is in service though the source has not confirmed it.
     unconfirmed: Option<Arc<IdentitySnapshot>>,
     expired: bool,
@@ -86,8 +88,23 @@ impl WarmStart {
     /// Nothing is read before [`WarmStart::begin`].
     #[must_use]
     pub fn new(config: Config, supervisor: &Supervisor) -> Self {
-        let reporter = supervisor.reporter().beside();
-        Self { config, vault: None, job: None, unsealed: None, reporter, unconfirmed: None, expired: false }
+        let (reporter, trust_domain) = (supervisor.reporter().beside(), supervisor.trust_domain().cloned());
+        Self {
+            config,
+            vault: None,
+            job: None,
+            unsealed: None,
+            reporter,
+            trust_domain,
+            unconfirmed: None,
+            expired: false,
+        }
+    }
+
+    /// What is in service though the source has not confirmed it, for [`Supervisor::begin_with`].
+    #[must_use]
+    pub fn unconfirmed(&self) -> Option<Arc<IdentitySnapshot>> {
+        self.unconfirmed.clone()
     }
 
     /// Opens the vault and puts the sealed state into service, unless the source has said something already. Without its key
@@ -112,6 +129,7 @@ impl WarmStart {
         match done {
             Ok(Done::Opened(Ok((vault, sealed)))) => {
                 self.vault = Some(vault);
+                let sealed = sealed.and_then(|sealed| self.is_ours(sealed));
                 self.opened(sealed, store);
             }
             Ok(Done::Opened(Err(error))) => self.off(&error),
@@ -146,6 +164,16 @@ impl WarmStart {
                 let error = chain(&error);
                 tracing::warn!(path = %self.config.path.display(), %error, "the sealed identity is not used, a cold start");
             }
+        }
+    }
+
+    /// What was sealed under another configuration may be of another trust domain.
+    fn is_ours<T>(&self, (snapshot, at): (IdentitySnapshot, T)) -> Result<(IdentitySnapshot, T), WarmError> {
+        match (&self.trust_domain, &snapshot.trust_domain) {
+            (Some(own), Some(found)) if own != found => {
+                Err(WarmError::OtherTrustDomain { found: found.clone(), own: own.clone() })
+            }
+            _ => Ok((snapshot, at)),
         }
     }
 

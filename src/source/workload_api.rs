@@ -143,4 +143,8 @@ impl Source for WorkloadApi {
             Endpoint::Tcp(_) => pending().boxed(),
         }
     }
+
+    fn trust_domain(&self) -> Option<TrustDomain> {
+        self.config.trust_domain.clone()
+    }
 }

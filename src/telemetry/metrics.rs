@@ -28,7 +28,7 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    identity::{Availability, JwtSnapshot},
+    identity::{Availability, JwtSnapshot, Withdrawn},
     lifecycle::Readiness,
     telemetry::logs,
 };
@@ -46,6 +46,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// How many things wait in a queue right now.
 pub type Depth = Box<dyn Fn() -> usize + Send + Sync>;
 
+/// Which identities the source lists no longer, and how many clients have each right now.
+pub type StillHeld = Box<dyn Fn() -> Vec<(Withdrawn, usize)> + Send + Sync>;
+
 /// Every group of a running program.
 pub struct Parts {
     /// What happens on streams.
@@ -58,6 +61,8 @@ pub struct Parts {
     pub identities: watch::Receiver<Availability>,
     /// The tokens held.
     pub tokens: watch::Receiver<Arc<JwtSnapshot>>,
+    /// Identities that the source lists no longer, and how many clients still have each.
+    pub withdrawn: StillHeld,
     /// What readiness waits for.
     pub readiness: Readiness,
     /// What becomes of callbacks.
@@ -106,7 +111,7 @@ impl Parts {
         self.http.register(ours);
         self.connections.register(ours);
         self.missed.register(ours);
-        ours.register_collector(Box::new(identity::Identities::new(self.identities, self.tokens)));
+        ours.register_collector(Box::new(identity::Identities::new(self.identities, self.tokens, self.withdrawn)));
         ours.register_collector(Box::new(readiness::Conditions(self.readiness)));
         ours.register_collector(Box::new(lines::Lines(self.logs)));
         ours.register_collector(Box::new(Queues(self.queues)));

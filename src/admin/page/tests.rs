@@ -21,6 +21,7 @@ fn router(streams: crate::server::Streams) -> Router {
         configuration: watch::Sender::default().subscribe(),
         identities: watch::Sender::default().subscribe(),
         tokens: watch::Sender::default().subscribe(),
+        withdrawn: watch::Sender::default().subscribe(),
         streams,
         journal: Journal::default(),
         actions: super::super::actions::Actions::default(),

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{Compose, DEFAULT_SOCKET, MINUTE, raw, scalar};
 use crate::{
     admin,
+    lifecycle::OPTIONAL,
     listen::{self, UnixConfig},
     source,
 };
@@ -24,7 +25,11 @@ impl Compose {
             admin::Config::default().starved_after,
             Duration::ZERO..=60 * MINUTE,
         );
-        let config = admin::Config { listeners: Vec::new(), required: true, allow_public, hosts, starved_after };
+        // Another name was complained about by the schema.
+        let wanted = raw.ready_requires.into_iter().flatten();
+        let ready_requires = wanted.filter_map(|it| OPTIONAL.into_iter().find(|name| *name == it.0)).collect();
+        let listeners = Vec::new();
+        let config = admin::Config { listeners, required: true, allow_public, hosts, ready_requires, starved_after };
         let Some(mut listeners) = raw.listeners else {
             return admin::Config { listeners: vec![default_listener()], required: false, ..config };
         };

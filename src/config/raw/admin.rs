@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Listener;
+use crate::lifecycle::OPTIONAL;
 
 /// The listener for operators and monitoring. It never shows key material.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -20,8 +21,18 @@ pub(in crate::config) struct Admin {
     /// Requests for others are refused, because a web page can point a name of its own at this machine.
     #[schemars(extend("examples" = ["sds.internal"]))]
     pub(in crate::config) hosts: Option<String>,
+    /// What else must hold before the program is ready; without it the program is ready and degraded. `svids`: no identity has expired beside
+    /// valid ones; `withdrawn`: the source lists every identity that it gave; `trust`: our own authorities and revocation lists are valid;
+    /// `tokens`: every configured token is granted; `outputs`: every file output is written.
+    pub(in crate::config) ready_requires: Option<Vec<Requirement>>,
     /// A name that a client asked for and was not given for this long counts as starved in the metrics.
     /// From 0s to 1h.
     #[schemars(extend("default" = "30s"))]
     pub(in crate::config) starved_after: Option<String>,
 }
+
+/// One of the conditions that may count for readiness.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("enum" = OPTIONAL))]
+pub(in crate::config) struct Requirement(pub(in crate::config) String);

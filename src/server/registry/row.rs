@@ -12,6 +12,8 @@ pub(super) struct Row {
     pub(super) held: Option<Version>,
     /// What was sent last.
     pub(super) told: Option<Version>,
+    /// What it had when it was told that there is nothing any more. Envoy goes on using that.
+    pub(super) left: Option<Version>,
     pub(super) status: Status,
     pub(super) sent: Option<SystemTime>,
     pub(super) acked: Option<SystemTime>,
@@ -21,7 +23,16 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(name: ResourceName) -> Self {
-        Self { name, held: None, told: None, status: Status::NotSent, sent: None, acked: None, rejected: None }
+        Self {
+            name,
+            held: None,
+            told: None,
+            left: None,
+            status: Status::NotSent,
+            sent: None,
+            acked: None,
+            rejected: None,
+        }
     }
 }
 
@@ -42,8 +53,16 @@ impl View {
 }
 
 impl Row {
-    pub(super) fn standing(self, standing: Standing<'_>) -> Self {
-        Self { held: standing.held.cloned(), told: standing.sent.cloned(), status: standing.status, ..self }
+    pub(super) fn standing(mut self, standing: Standing<'_>) -> Self {
+        let had = self.held.take().or(self.told.take()).or(self.left.take());
+        let (held, told) = (standing.held.cloned(), standing.sent.cloned());
+        let left = had.filter(|_| held.is_none() && told.is_none());
+        Self { held, told, left, status: standing.status, ..self }
+    }
+
+    /// Whether the client has this, as far as it was told.
+    pub(super) fn has(&self, version: &Version) -> bool {
+        [&self.held, &self.told, &self.left].into_iter().flatten().any(|it| it == version)
     }
 
     pub(super) fn current<'a>(&self, now: Option<&'a ResourceSet>) -> Option<&'a Version> {

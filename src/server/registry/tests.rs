@@ -66,6 +66,21 @@ fn an_error_stays_until_other_content_is_taken() {
     assert_eq!(states(&streams), [State::Synced]);
 }
 
+#[test]
+fn who_has_a_version_is_counted_a_stream() {
+    let streams = Streams::default();
+    let (a, b) = (streams.open(client("a")), streams.open(client("b")));
+    for name in ["default", "spiffe://example.org/w"] {
+        a.sent(&name.into(), &version("1"));
+    }
+    b.sent(&"default".into(), &version("1"));
+    assert_eq!(streams.holders(&version("1")), 2);
+    b.sent(&"default".into(), &version("2"));
+    assert_eq!((streams.holders(&version("1")), streams.holders(&version("2"))), (1, 1));
+    drop(a);
+    assert_eq!(streams.holders(&version("1")), 0);
+}
+
 /// So many streams, each of a client of its own with three names; one in a hundred refuses its certificate. They are live
 /// as long as what comes with them.
 pub(crate) fn crowd(count: usize) -> (Streams, impl Sized) {

@@ -73,6 +73,44 @@ pub(super) fn log(event: &RenewalEvent, loud: bool) {
         RenewalEvent::Withdrawn { reason } => {
             tracing::error!(event = name, %reason, "identity withdrawn after the grace time");
         }
+        RenewalEvent::TrustDomainRefused { found, own, error, failures } if loud => {
+            tracing::error!(event = name, %found, %own, %error, failures, "another trust domain refused as our own");
+        }
+        RenewalEvent::TrustDomainRefused { found, own, error, failures } => {
+            tracing::debug!(event = name, %found, %own, %error, failures, "another trust domain refused as our own");
+        }
+        RenewalEvent::DefaultChanged { from, to } => {
+            tracing::warn!(event = name, %from, %to, "another identity is the default one");
+        }
+        RenewalEvent::TrustWithdrawn { trust_domain } => {
+            tracing::warn!(event = name, %trust_domain, "trust domain withdrawn, nobody of it is trusted any more");
+        }
+        RenewalEvent::TrustImpaired { reason } => {
+            tracing::warn!(event = name, %reason, "peers do not accept our identity, or soon will not");
+        }
+        _ => log_one(event, name, loud),
+    }
+}
+
+/// What is about one of the identities.
+fn log_one(event: &RenewalEvent, name: &str, loud: bool) {
+    match event {
+        RenewalEvent::SvidWithdrawn { spiffe_id, serial, not_after, grace } => {
+            let (not_after, grace_s) = (rfc3339(*not_after), grace.map(|grace| grace.as_secs_f64()));
+            tracing::warn!(event = name, %spiffe_id, %serial, %not_after, grace_s, "the source lists this identity no longer");
+        }
+        RenewalEvent::SvidRemoved { spiffe_id, serial, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::warn!(event = name, %spiffe_id, %serial, %not_after, "withdrawn identity out of service");
+        }
+        RenewalEvent::SvidRestored { spiffe_id, serial, not_after } => {
+            let not_after = rfc3339(*not_after);
+            tracing::info!(event = name, %spiffe_id, %serial, %not_after, "the source lists this identity again");
+        }
+        RenewalEvent::NotYetValid { spiffe_id, serial, not_before } => {
+            let not_before = rfc3339(*not_before);
+            tracing::warn!(event = name, %spiffe_id, %serial, %not_before, "renewed svid is not valid yet, the one before stays until then");
+        }
         _ => log_jwt(event, name, loud),
     }
 }

@@ -105,7 +105,9 @@ impl Reporter {
             }
             // Several may be down for different reasons, so each counts for itself.
             RenewalEvent::StandbyDown { failures, .. } => return *failures == 1,
-            RenewalEvent::SourceDown { error, .. } | RenewalEvent::RenewalFailed { error, .. } => error,
+            RenewalEvent::SourceDown { error, .. }
+            | RenewalEvent::RenewalFailed { error, .. }
+            | RenewalEvent::TrustDomainRefused { error, .. } => error,
             RenewalEvent::SourceUp => {
                 self.last_failure = None;
                 return true;

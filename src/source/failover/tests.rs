@@ -13,11 +13,17 @@ struct Story {
     start: Instant,
     t: u64,
     open: Vec<bool>,
+    seen: Vec<Sightings>,
 }
 
 fn story(count: usize, config: Config) -> Story {
-    let mut story =
-        Story { failover: Failover::new(config, count), start: Instant::now(), t: 0, open: vec![false; count] };
+    let mut story = Story {
+        failover: Failover::new(config, count),
+        start: Instant::now(),
+        t: 0,
+        open: vec![false; count],
+        seen: vec![Sightings::default(); count],
+    };
     story.steer();
     story
 }
@@ -35,18 +41,26 @@ impl Story {
         Moment { wall: SystemTime::UNIX_EPOCH + secs(1_800_000_000 + self.t), steady: self.start + secs(self.t) }
     }
 
+    /// Identities `/0`, `/1`, ... that live so long from now on.
     fn snapshot(&self, lives: &[u64]) -> IdentitySnapshot {
-        let svid = |life: &u64| {
-            let validity = Validity { not_before: self.now().wall, not_after: self.now().wall + secs(*life) };
+        let named: Vec<_> = lives.iter().enumerate().map(|(at, life)| (at, 0, *life)).collect();
+        self.aged(&named)
+    }
+
+    /// Each by its number, how long ago its life began, and how long it lasts from now on.
+    fn aged(&self, svids: &[(usize, u64, u64)]) -> IdentitySnapshot {
+        let svid = |(number, age, left): &(usize, u64, u64)| {
+            let now = self.now().wall;
+            let validity = Validity { not_before: now - secs(*age), not_after: now + secs(*left) };
             Arc::new(Svid {
-                id: SpiffeId::new("spiffe://example.org/web").unwrap(),
-                chain: CertificateChain::new(Certificate::from_der(b"leaf"), vec![]),
+                id: SpiffeId::new(format!("spiffe://example.org/{number}")).unwrap(),
+                chain: CertificateChain::new(Certificate::from_der(format!("{validity:?}").as_bytes()), vec![]),
                 key: PrivateKey::from_pkcs8_der(Zeroizing::new(vec![])),
                 hint: None,
                 validity,
             })
         };
-        IdentitySnapshot { svids: lives.iter().map(svid).collect(), ..IdentitySnapshot::default() }
+        IdentitySnapshot { svids: svids.iter().map(svid).collect(), ..IdentitySnapshot::default() }
     }
 
     /// As the supervisor does after each thing that happens.
@@ -54,7 +68,7 @@ impl Story {
         let now = self.now();
         let switch = self.failover.decide(now);
         if let Some(switch) = switch {
-            self.failover.switched(switch.to);
+            self.failover.switched(switch.to, now);
         }
         assert_eq!(self.failover.decide(now), None, "one switch at a time");
         for index in 0..self.open.len() {
@@ -71,9 +85,21 @@ impl Story {
 
     /// A source delivers SVIDs of this life.
     fn says(&mut self, index: usize, lives: &[u64]) -> Option<(usize, Option<SwitchReason>)> {
+        let snapshot = self.snapshot(lives);
+        self.gives(index, &snapshot)
+    }
+
+    /// A source delivers an SVID that lives for an hour and has so many seconds left of it.
+    fn says_late(&mut self, index: usize, left: u64) -> Option<(usize, Option<SwitchReason>)> {
+        let snapshot = self.aged(&[(0, 3600 - left, left)]);
+        self.gives(index, &snapshot)
+    }
+
+    fn gives(&mut self, index: usize, snapshot: &IdentitySnapshot) -> Option<(usize, Option<SwitchReason>)> {
         assert!(self.open[index], "{index} is not even asked");
-        let (snapshot, now) = (self.snapshot(lives), self.now());
-        self.failover.on_snapshot(index, &snapshot, now);
+        let now = self.now();
+        self.seen[index].note(&snapshot.svids, now.wall);
+        self.failover.on_snapshot(index, snapshot, &self.seen[index], now);
         self.steer()
     }
 
@@ -93,7 +119,7 @@ impl Story {
         while self.t < t {
             let now = self.now();
             let (wall, steady) = self.failover.next_alarm(now);
-            let wall = wall.map(|at| at.duration_since(now.wall).unwrap().as_secs());
+            let wall = wall.map(|at| at.duration_since(now.wall).unwrap().as_millis().div_ceil(1000) as u64);
             let steady = steady.map(|at| (at - now.steady).as_secs());
             let nap = wall.into_iter().chain(steady).min().unwrap_or(u64::MAX);
             assert!(nap > 0, "an alarm for now is no alarm");
@@ -208,16 +234,13 @@ fn one_that_does_not_renew_is_left_for_something_fresher_only() {
     assert_eq!(story.asked(), [0]);
     story.at(750);
     assert_eq!(story.asked(), [0, 1], "the first SVID counts");
-    let late = story.snapshot(&[4]);
-    story.t += 3;
-    let now = story.now();
-    story.failover.on_snapshot(1, &late, now);
-    assert_eq!(story.steer(), None, "that one is late too");
-    story.t += 7;
-    assert_eq!(story.says(1, &[1000]), Some((1, Some(SwitchReason::Stale))));
+    assert_eq!(story.says_late(1, 800), None, "that one is late too");
+    assert_eq!(story.says(1, &[1000]), None, "for one that is late no other is taken away");
+    story.t += 10;
+    assert_eq!(story.says(1, &[1000, 900]), Some((1, Some(SwitchReason::Stale))));
     assert_eq!(story.asked(), [0, 1]);
     assert!(story.at(800).is_empty(), "connected for long, but that alone proves nothing");
-    assert_eq!(story.says(0, &[1000]), None);
+    assert_eq!(story.says(0, &[1000, 1000]), None);
     assert_eq!(story.at(1000), [(860, 0, SwitchReason::Preferred)]);
 }
 
@@ -303,4 +326,82 @@ fn of_many_the_best_that_works_serves() {
     story.says(1, &[36_000]);
     assert_eq!(story.at(100), [(80, 1, SwitchReason::Preferred)]);
     assert_eq!(story.asked(), [0, 1]);
+}
+
+#[test]
+fn what_is_late_serves_where_there_is_nothing_better() {
+    for left in [800, 300, 10, 1] {
+        let mut alone = story(1, config());
+        assert_eq!(alone.says_late(0, left), Some((0, None)), "{left} s left");
+        assert!(alone.at(3600).is_empty());
+    }
+    let mut both = story(2, config());
+    assert_eq!(both.says_late(0, 500), Some((0, None)));
+    assert_eq!(both.asked(), [0, 1], "something fresher is looked for");
+    assert_eq!(both.says_late(1, 600), None, "the preferred one of two that are late serves");
+    assert!(both.at(319).is_empty());
+    assert_eq!(both.at(500), [(320, 1, SwitchReason::Stale)], "until it is about to end");
+}
+
+#[test]
+fn what_is_late_is_left_for_something_fresher_and_not_for_less() {
+    let mut story = story(2, config());
+    assert_eq!(story.says_late(0, 500), Some((0, None)));
+    assert_eq!(story.says(1, &[]), None, "bundles alone are less");
+    assert_eq!(story.says_late(1, 900), None, "late as well");
+    assert_eq!(story.says(1, &[3600]), Some((1, Some(SwitchReason::Stale))));
+}
+
+#[test]
+fn two_that_are_late_in_turns_do_not_go_back_and_forth() {
+    let mut story = story(2, config());
+    let stuck = story.aged(&[(0, 100_000, 30_000)]);
+    assert_eq!(story.gives(0, &stuck), Some((0, None)));
+    assert_eq!(story.says(1, &[3600]), Some((1, Some(SwitchReason::Stale))));
+    for round in 1..6 {
+        // It renews, but late each time; the preferred one never does.
+        assert!(story.at(round * 3000).is_empty(), "{round}");
+        assert_eq!(story.says(1, &[3600]), None);
+    }
+    assert_eq!(story.says(0, &[36_000]), None);
+    assert_eq!(story.at(15_100), [(15_060, 0, SwitchReason::Preferred)], "until it does");
+}
+
+#[test]
+fn a_new_certificate_with_an_old_beginning_is_not_late() {
+    let mut story = story(2, config());
+    // The issuer sets its beginning back by an hour. How old the first one is nobody knows.
+    let first = story.aged(&[(0, 3600, 300)]);
+    assert_eq!(story.gives(0, &first), Some((0, None)));
+    for round in 1..5 {
+        story.at(round * 150);
+        let renewed = story.aged(&[(0, 3600, 300)]);
+        assert_eq!(story.gives(0, &renewed), None);
+        assert_eq!(story.asked(), [0], "round {round}");
+    }
+    assert!(story.at(4 * 150 + 224).is_empty());
+    assert_eq!(story.asked(), [0]);
+    story.at(4 * 150 + 225);
+    assert_eq!(story.asked(), [0, 1], "three quarters of what was left when it came");
+}
+
+#[test]
+fn of_several_identities_each_counts_for_itself() {
+    let mut story = story(2, config());
+    let mixed = story.aged(&[(0, 0, 3600), (1, 3500, 100)]);
+    assert_eq!(story.gives(0, &mixed), Some((0, None)), "one that is late withholds no other");
+    let fewer = story.aged(&[(0, 0, 3600)]);
+    assert_eq!(story.gives(1, &fewer), None, "what is valid is not given up");
+    story.at(100);
+    assert_eq!(story.failover.active(), Some(1), "the other one is over, and this one has all that is left");
+}
+
+#[test]
+fn a_lost_source_is_kept_while_the_others_have_only_worse() {
+    let mut story = story(2, config());
+    story.says(0, &[3600]);
+    story.down(0);
+    story.at(10);
+    assert_eq!(story.says_late(1, 800), None);
+    assert_eq!(story.says(1, &[3600]), Some((1, Some(SwitchReason::Lost))));
 }

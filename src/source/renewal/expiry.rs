@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use super::Sightings;
 use crate::{
     identity::Svid,
     source::{RenewalEvent, decode},
 };
+
+/// Issuers renew at half of the life or earlier, so at two thirds something is wrong, and a third is left to act.
+const LATE: f64 = 2.0 / 3.0;
 
 /// Follows the SVIDs in service. Each one is reported once as expiring and once as expired.
 #[derive(Debug, Default)]
@@ -13,9 +17,10 @@ pub(super) struct ExpiryWatch {
     entries: Vec<Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     svid: Arc<Svid>,
+    expiring_at: SystemTime,
     stage: Stage,
 }
 
@@ -27,16 +32,9 @@ enum Stage {
 }
 
 impl Entry {
-    /// Issuers renew at half of the life or earlier, so at two thirds something is wrong, and a third is left to act.
-    fn expiring_at(&self) -> SystemTime {
-        let validity = self.svid.validity;
-        let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();
-        validity.not_after.checked_sub(life / 3).unwrap_or(validity.not_after)
-    }
-
     fn next(&self) -> Option<SystemTime> {
         match self.stage {
-            Stage::Fresh => Some(self.expiring_at()),
+            Stage::Fresh => Some(self.expiring_at),
             Stage::Expiring => Some(self.svid.validity.not_after),
             Stage::Expired => None,
         }
@@ -45,7 +43,7 @@ impl Entry {
     fn advance(&mut self, now: SystemTime) -> Option<RenewalEvent> {
         let stage = if now >= self.svid.validity.not_after {
             Stage::Expired
-        } else if now >= self.expiring_at() {
+        } else if now >= self.expiring_at {
             Stage::Expiring
         } else {
             // The wall clock may have been set back: what was reported stays reported.
@@ -67,12 +65,17 @@ impl Entry {
 
 impl ExpiryWatch {
     /// From now on these are in service. One that was already stays as reported as it is.
-    pub(super) fn follow(&mut self, svids: &[Arc<Svid>]) {
+    pub(super) fn follow(&mut self, svids: &[Arc<Svid>], seen: &Sightings) {
         let before = std::mem::take(&mut self.entries);
-        let stage = |svid: &Svid| {
-            before.iter().find(|entry| entry.svid.chain == svid.chain).map_or(Stage::Fresh, |entry| entry.stage)
+        let entry = |svid: &Arc<Svid>| {
+            let known = before.iter().find(|entry| entry.svid.chain == svid.chain).cloned();
+            known.unwrap_or_else(|| Entry {
+                svid: svid.clone(),
+                expiring_at: seen.spent_at(svid, LATE),
+                stage: Stage::Fresh,
+            })
         };
-        self.entries = svids.iter().map(|svid| Entry { svid: svid.clone(), stage: stage(svid) }).collect();
+        self.entries = svids.iter().map(entry).collect();
     }
 
     /// What has become reportable by `now`.

@@ -1,10 +1,8 @@
-use std::error::Error;
-
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    identity::{Certificate, CertificateChain, PrivateKey, SpiffeId, Svid, Validity},
+    identity::{Certificate, CertificateChain, PrivateKey, SpiffeId, Svid, TrustBundle, TrustDomain, Validity},
     source::{Endpoint, decode::DecodeError},
 };
 
@@ -30,6 +28,13 @@ fn start() -> (Renewal, Clock) {
 
 fn td(name: &str) -> TrustDomain {
     TrustDomain::new(name).unwrap()
+}
+
+/// What is said was seen first now.
+fn say(renewal: &mut Renewal, snapshot: IdentitySnapshot, now: Moment) -> Outcome {
+    let mut seen = renewal.seen.clone();
+    seen.note(&snapshot.svids, now.wall);
+    renewal.on_snapshot(snapshot, &seen, now)
 }
 
 /// One SVID named by its certificate's bytes, alive for `LIFE` from `since`; `roots` vouch.
@@ -70,55 +75,56 @@ fn ready(snapshot: IdentitySnapshot) -> Option<Availability> {
     Some(Availability::Ready(Arc::new(snapshot)))
 }
 
-type Outcomes = Result<(), Box<dyn Error>>;
-
 #[test]
-fn only_other_content_is_published() -> Outcomes {
+fn only_other_content_is_published() {
     let (mut renewal, clock) = start();
-    let first = renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(1))?;
+    let first = say(&mut renewal, svids("a", 0, &["r"]), clock.at(1));
     assert_eq!(names(&first), ["source_up", "svid_renewed", "trust_changed"]);
     assert_eq!(first.publish, ready(svids("a", 0, &["r"])));
-    let same = renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(2))?;
+    let same = say(&mut renewal, svids("a", 0, &["r"]), clock.at(2));
     assert_eq!((names(&same), same.publish), (vec!["identity_unchanged"], None));
-    let rotated = renewal.on_snapshot(svids("b", 10, &["r"]), clock.at(11))?;
+    let rotated = say(&mut renewal, svids("b", 10, &["r"]), clock.at(11));
     assert_eq!(names(&rotated), ["svid_renewed"]);
-    let rolled = renewal.on_snapshot(svids("b", 10, &["s", "t"]), clock.at(12))?;
+    let rolled = say(&mut renewal, svids("b", 10, &["s", "t"]), clock.at(12));
     let change = RenewalEvent::TrustChanged { trust_domain: td("example.org"), added: 2, removed: 1 };
     assert_eq!(rolled.events, [change]);
     assert_eq!(rolled.publish, ready(svids("b", 10, &["s", "t"])));
-    Ok(())
 }
 
 #[test]
-fn transient_failures_and_bad_messages_keep_what_is_served() -> Outcomes {
+fn transient_failures_and_bad_messages_keep_what_is_served() {
     let (mut renewal, clock) = start();
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(0))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(0));
     let lost = renewal.on_failure(&SourceError::Closed, clock.at(1));
     assert_eq!((names(&lost), lost.publish), (vec!["source_down"], None));
     let bad = renewal.on_failure(&DecodeError::NoBundles.into(), clock.at(2));
     assert_eq!((names(&bad), bad.publish), (vec!["renewal_failed"], None));
     assert_eq!(renewal.failures(), 2);
-    let back = renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(3))?;
+    let back = say(&mut renewal, svids("a", 0, &["r"]), clock.at(3));
     assert_eq!((names(&back), back.publish), (vec!["source_up", "identity_unchanged"], None));
     assert_eq!(renewal.failures(), 0);
-    Ok(())
 }
 
 #[test]
-fn an_update_that_has_expired_is_refused() -> Outcomes {
-    let (mut renewal, clock) = start();
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(0))?;
-    renewal.on_snapshot(svids("b", 0, &["r"]), clock.at(LIFE))?;
-    let error = renewal.on_snapshot(svids("c", 0, &["r"]), clock.at(LIFE + 1)).unwrap_err();
-    assert!(error.is_bad_message() && error.to_string().contains("spiffe://example.org/web"), "{error}");
-    assert!(matches!(&renewal.published, Availability::Ready(it) if **it == svids("b", 0, &["r"])));
-    Ok(())
+fn what_has_expired_is_taken_out_for_itself() {
+    let clock = Clock(Instant::now());
+    let mut both = svids("a", 0, &["r"]);
+    let mut other = Svid::clone(&svids("b", 500, &[]).svids[0]);
+    other.id = SpiffeId::new("spiffe://example.org/other").unwrap();
+    both.svids.push(Arc::new(other));
+    assert!(admit(&mut both, clock.at(LIFE)).is_ok() && both.svids.len() == 2);
+    assert!(admit(&mut both, clock.at(LIFE + 1)).is_ok());
+    let left: Vec<_> = both.svids.iter().map(|svid| svid.id.path()).collect();
+    assert_eq!(left, ["/other"]);
+    let error = admit(&mut both, clock.at(LIFE + 501)).unwrap_err();
+    assert!(error.is_bad_message() && error.to_string().contains("spiffe://example.org/other"), "{error}");
+    assert!(admit(&mut bundles(&["r"]), clock.at(LIFE + 501)).is_ok(), "bundles alone never expire");
 }
 
 #[test]
-fn a_denial_withdraws_after_the_grace_time_and_is_reported_once() -> Outcomes {
+fn a_denial_withdraws_after_the_grace_time_and_is_reported_once() {
     let (mut renewal, clock) = start();
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(0))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(0));
     renewal.session_started();
     let first = renewal.on_failure(&denied(), clock.at(10));
     assert!(matches!(first.events.as_slice(), [RenewalEvent::Denied { grace: Some(GRACE), .. }]), "{first:?}");
@@ -133,37 +139,35 @@ fn a_denial_withdraws_after_the_grace_time_and_is_reported_once() -> Outcomes {
     assert_eq!(renewal.next_alarm(), (None, None));
     assert!(renewal.on_alarm(clock.at(99)).publish.is_none());
     // The same SVID comes back: it must be served again.
-    let again = renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(100))?;
+    let again = say(&mut renewal, svids("a", 0, &["r"]), clock.at(100));
     assert_eq!(again.publish, ready(svids("a", 0, &["r"])));
-    Ok(())
 }
 
 #[test]
-fn an_identity_that_comes_back_in_time_ends_the_denial() -> Outcomes {
+fn an_identity_that_comes_back_in_time_ends_the_denial() {
     let (mut renewal, clock) = start();
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(0))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(0));
     renewal.on_failure(&denied(), clock.at(10));
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(20))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(20));
     assert_eq!(renewal.next_alarm().1, None);
     assert!(renewal.on_alarm(clock.at(100)).publish.is_none());
     let later = renewal.on_failure(&denied(), clock.at(200));
     assert_eq!((names(&later), renewal.next_alarm().1), (vec!["identity_denied"], Some(clock.at(260).steady)));
-    Ok(())
 }
 
 #[test]
-fn bundles_alone_are_served_at_once_or_after_the_grace_time() -> Outcomes {
+fn bundles_alone_are_served_at_once_or_after_the_grace_time() {
     let (mut renewal, clock) = start();
-    let first = renewal.on_snapshot(bundles(&["r"]), clock.at(0))?;
+    let first = say(&mut renewal, bundles(&["r"]), clock.at(0));
     assert_eq!(names(&first), ["source_up", "identity_denied", "trust_changed"]);
     assert_eq!(first.publish, ready(bundles(&["r"])));
     // The end of such a session changes nothing: only SVIDs are denied.
     renewal.on_failure(&denied(), clock.at(5));
     assert_eq!(renewal.next_alarm(), (None, None));
 
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(10))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(10));
     renewal.session_started();
-    let revoked = renewal.on_snapshot(bundles(&["s"]), clock.at(20))?;
+    let revoked = say(&mut renewal, bundles(&["s"]), clock.at(20));
     assert_eq!((names(&revoked), revoked.publish), (vec!["identity_denied"], None));
     let over = renewal.on_alarm(clock.at(80));
     assert_eq!(names(&over), ["identity_withdrawn", "trust_changed"]);
@@ -173,7 +177,6 @@ fn bundles_alone_are_served_at_once_or_after_the_grace_time() -> Outcomes {
     renewal.on_failure(&denied(), clock.at(90));
     let over = renewal.on_alarm(clock.at(150));
     assert!(matches!(over.publish, Some(Availability::Denied(_))));
-    Ok(())
 }
 
 #[test]
@@ -185,43 +188,40 @@ fn a_denial_before_anything_came_is_waited_out() {
 }
 
 #[test]
-fn misconfiguration_is_fatal_only_before_the_first_good_data() -> Outcomes {
+fn misconfiguration_is_fatal_only_before_the_first_good_data() {
     let (mut renewal, clock) = start();
     renewal.on_failure(&SourceError::Closed, clock.at(0));
     assert!(renewal.is_fatal(ErrorKind::Misconfigured) && !renewal.is_fatal(ErrorKind::NotEntitled));
     assert!(!renewal.is_fatal(ErrorKind::Transient));
-    renewal.on_snapshot(bundles(&["r"]), clock.at(0))?;
+    say(&mut renewal, bundles(&["r"]), clock.at(0));
     assert!(!renewal.is_fatal(ErrorKind::Misconfigured));
-    Ok(())
 }
 
 #[test]
-fn expiry_is_announced_at_two_thirds_and_at_the_end_once_each() -> Outcomes {
+fn expiry_is_announced_at_two_thirds_and_at_the_end_once_each() {
     let (mut renewal, clock) = start();
-    renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(0))?;
+    say(&mut renewal, svids("a", 0, &["r"]), clock.at(0));
     assert_eq!(renewal.next_alarm().0, Some(wall(2000)));
     assert!(renewal.on_alarm(clock.at(1999)).events.is_empty());
     assert_eq!(names(&renewal.on_alarm(clock.at(2000))), ["svid_expiring"]);
     // The same content again is no renewal.
-    assert_eq!(names(&renewal.on_snapshot(svids("a", 0, &["r"]), clock.at(2001))?), ["identity_unchanged"]);
-    assert_eq!(names(&renewal.on_snapshot(svids("a", 0, &["s"]), clock.at(2002))?), ["trust_changed"]);
+    assert_eq!(names(&say(&mut renewal, svids("a", 0, &["r"]), clock.at(2001))), ["identity_unchanged"]);
+    assert_eq!(names(&say(&mut renewal, svids("a", 0, &["s"]), clock.at(2002))), ["trust_changed"]);
     assert_eq!(renewal.next_alarm().0, Some(wall(3000)));
     let over = renewal.on_alarm(clock.at(3000));
     assert_eq!((names(&over), over.publish), (vec!["svid_expired"], None));
     assert_eq!(renewal.next_alarm().0, None);
     // A renewal starts the watch again; one that comes late in its life is reported at once.
-    let late = renewal.on_snapshot(svids("b", 0, &["s"]), clock.at(2500))?;
+    let late = say(&mut renewal, svids("b", 0, &["s"]), clock.at(2500));
     assert_eq!(names(&late), ["svid_renewed", "svid_expiring"]);
-    Ok(())
 }
 
 #[test]
-fn renewal_in_time_is_never_announced_as_expiring() -> Outcomes {
+fn renewal_in_time_is_never_announced_as_expiring() {
     let (mut renewal, clock) = start();
     for round in 0..5 {
         let since = round * LIFE / 2;
-        renewal.on_snapshot(svids(&round.to_string(), since, &["r"]), clock.at(since))?;
+        say(&mut renewal, svids(&round.to_string(), since, &["r"]), clock.at(since));
         assert!(renewal.on_alarm(clock.at(since + LIFE / 2)).events.is_empty());
     }
-    Ok(())
 }

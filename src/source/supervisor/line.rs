@@ -13,7 +13,11 @@ use tokio::time::{Instant, sleep};
 use super::{Config, LineStatus, MISCONFIGURED_RETRY, Standing};
 use crate::{
     identity::{IdentitySnapshot, Workload},
-    source::{ErrorKind, Source, SourceError, backoff::Backoff},
+    source::{
+        ErrorKind, Source, SourceError,
+        backoff::Backoff,
+        renewal::{Foreign, Sightings},
+    },
 };
 
 /// What a session says; `None` when it ended without a reason.
@@ -31,6 +35,12 @@ pub(super) struct Line {
     pub(super) backoff: Backoff,
     /// What the present session said last.
     pub(super) held: Option<IdentitySnapshot>,
+    /// Since when it offers its certificates.
+    pub(super) seen: Sightings,
+    /// The identity of another trust domain that stands first in what it said last.
+    pub(super) foreign: Option<Foreign>,
+    /// Whether it ever delivered.
+    proven: bool,
     /// Failures since it last delivered.
     pub(super) failures: u32,
     pub(super) last_failure: Option<ErrorKind>,
@@ -55,6 +65,9 @@ impl Line {
             back: None,
             backoff,
             held: None,
+            seen: Sightings::default(),
+            foreign: None,
+            proven: false,
             failures: 0,
             last_failure: None,
             last_error: None,
@@ -87,6 +100,7 @@ impl Line {
             session.delivered = true;
         }
         self.held = Some(snapshot);
+        self.proven = true;
         self.last_update = Some(now);
         self.well();
     }
@@ -124,13 +138,14 @@ impl Line {
         self.last_failure = Some(kind);
         self.last_error = Some(error);
         let delay = match kind {
-            ErrorKind::Misconfigured => MISCONFIGURED_RETRY,
+            ErrorKind::Misconfigured if !self.proven => MISCONFIGURED_RETRY,
             // The source itself paces how often a workload with bundles alone is looked up again.
             ErrorKind::NotEntitled if delivered => {
                 self.backoff.reset();
                 config.backoff.initial.saturating_sub(lasted)
             }
-            ErrorKind::NotEntitled | ErrorKind::Transient => {
+            // An agent that restarts may refuse for a moment what it offered before.
+            ErrorKind::NotEntitled | ErrorKind::Transient | ErrorKind::Misconfigured => {
                 // One that delivers and breaks again and again has not proven that it works.
                 if delivered && lasted >= config.backoff.max {
                     self.backoff.reset();
@@ -143,10 +158,16 @@ impl Line {
     }
 }
 
-/// What a source says next; `None` when nothing came in time, or one seems to be back.
-pub(super) async fn listen(lines: &mut [Line], nap: Duration) -> Option<(usize, Heard)> {
+/// What a source says next; `None` when nothing came in time, one seems to be back, or the wall clock was
+/// set.
+pub(super) async fn listen(
+    lines: &mut [Line],
+    clock_changes: &mut BoxStream<'static, ()>,
+    nap: Duration,
+) -> Option<(usize, Heard)> {
     tokio::select! {
         heard = next(lines) => heard,
+        Some(()) = clock_changes.next() => None,
         () = sleep(nap) => None,
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, watch};
 use super::Supervisor;
 use crate::{
     identity::Refusal,
+    lifecycle::Heartbeat,
     source::{ErrorKind, RenewalEvent, event::Reporter},
     telemetry::metrics::{Depth, SourceMetrics},
 };
@@ -35,6 +36,12 @@ impl Supervisor {
     #[must_use]
     pub fn refused(&self) -> watch::Receiver<Arc<[Refusal]>> {
         self.reporter.refused()
+    }
+
+    /// Asks this supervisor for a sign of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.0.clone()
     }
 
     pub(in crate::source) fn reporter(&self) -> &Reporter {

@@ -135,16 +135,64 @@ async fn a_session_that_hung_for_longer_than_the_delay_is_followed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn misconfiguration_at_boot_ends_the_run_and_later_is_retried_slowly() {
+async fn misconfiguration_at_boot_ends_the_run_and_later_is_retried_soon() {
     let boot = run([vec![(secs(0), Err(SourceError::Closed))], vec![(secs(0), fails(Code::Unimplemented))]]);
     let error = boot.task.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured);
 
-    let refused = || vec![(secs(0), fails(Code::InvalidArgument))];
-    let mut later = run([vec![(secs(0), svid("a", 9000)), (secs(1), fails(Code::InvalidArgument))], refused()]);
-    assert_eq!(later.session(2).await, secs(61));
-    assert_eq!(later.session(3).await, secs(121));
-    assert!(!later.task.is_finished() && matches!(*later.state.borrow(), Availability::Ready(_)));
+    for code in [Code::InvalidArgument, Code::Unimplemented] {
+        let refused = || vec![(secs(0), fails(code))];
+        let mut later = run([vec![(secs(0), svid("a", 9000)), (secs(1), fails(code))], refused(), refused()]);
+        assert!(later.session(4).await < secs(5), "an agent that restarts is not waited for a minute");
+        assert!(!later.task.is_finished() && matches!(*later.state.borrow(), Availability::Ready(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_several_that_never_delivered_is_asked_each_minute() {
+    let (opened, mut watch_opened) = watch::channel(Vec::new());
+    let refused = || vec![(secs(0), fails(Code::Unimplemented))];
+    let refusing = Scripted { sessions: Mutex::new((0..9).map(|_| refused()).collect()), opened };
+    let session = vec![(secs(0), svid("a", 9000)), (secs(9999), Err(SourceError::Closed))];
+    let serving = Scripted { sessions: Mutex::new([session].into()), opened: watch::Sender::default() };
+    let sources: Vec<Arc<dyn Source>> = vec![Arc::new(refusing), Arc::new(serving)];
+    let (store, start) = (Arc::new(IdentityStore::new()), Instant::now());
+    let supervisor =
+        Supervisor::of_several(sources, failover::Config::default(), Workload::Own, store, Config::default())
+            .with_clock(move || epoch() + start.elapsed());
+    tokio::spawn(supervisor.run(CancellationToken::new()));
+    let opened = bounded(watch_opened.wait_for(|opened| opened.len() == 3)).await.unwrap().clone();
+    assert_eq!((opened[1] - start, opened[2] - start), (secs(60), secs(120)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_is_noticed() {
+    let quiet = || -> Scripted {
+        let session = vec![(secs(0), svid("a", 9000)), (secs(99_999), Err(SourceError::Closed))];
+        Scripted { sessions: Mutex::new([session].into()), opened: watch::Sender::default() }
+    };
+    // Whether the system says so, and how long it then takes.
+    for (told, within) in [(true, secs(1)), (false, LONGEST_NAP + secs(1))] {
+        let (ahead, clock) = (Arc::new(Mutex::new(secs(0))), Instant::now());
+        let (changed, changes) = tokio::sync::mpsc::unbounded_channel();
+        let changes = stream::unfold(changes, |mut it| async { Some((it.recv().await?, it)) }).boxed();
+        let set = ahead.clone();
+        let supervisor = Supervisor::new(quiet(), Workload::Own, Arc::new(IdentityStore::new()), Config::default())
+            .with_clock(move || epoch() + clock.elapsed() + *set.lock().unwrap())
+            .with_clock_changes(changes);
+        let (mut events, mut status) = (supervisor.events(), supervisor.status());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(supervisor.run(shutdown.clone()));
+        bounded(status.wait_for(|status| status.connected)).await.unwrap();
+        *ahead.lock().unwrap() = secs(6000);
+        let since = Instant::now();
+        if told {
+            changed.send(()).unwrap();
+        }
+        while bounded(events.recv()).await.unwrap().name() != "svid_expiring" {}
+        assert!(since.elapsed() <= within, "{told}: {:?}", since.elapsed());
+        shutdown.cancel();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +254,7 @@ async fn shutdown_ends_the_run_in_and_between_sessions() {
     open.shutdown.cancel();
     assert!(open.task.await.unwrap().is_ok());
 
-    let mut between = run([vec![(secs(0), svid("a", 9000)), (secs(1), fails(Code::Unimplemented))]]);
+    let mut between = run([vec![(secs(0), svid("a", 9000)), (secs(0), fails(Code::Unimplemented))]]);
     bounded(between.status.wait_for(|status| status.last_error.is_some())).await.unwrap();
     between.shutdown.cancel();
     assert!(between.task.await.unwrap().is_ok());
@@ -238,7 +286,7 @@ async fn a_decision_that_falls_due_while_the_next_is_planned_is_not_late() {
         let task = tokio::spawn(supervisor.run(stop.clone()));
         bounded(active.wait_for(|active| *active == Some(1))).await.unwrap();
         let took = wall(looks.load(std::sync::atomic::Ordering::SeqCst)).duration_since(epoch()).unwrap();
-        assert!(took < secs(overdue + 200), "{took:?} in place of {overdue} s after {messages} messages");
+        assert!(took < secs(overdue + 250), "{took:?} in place of {overdue} s after {messages} messages");
         stop.cancel();
         task.await.unwrap().unwrap();
     }

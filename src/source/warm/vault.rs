@@ -103,6 +103,14 @@ pub enum WarmError {
     /// No SVID in it is valid any more.
     #[error("every SVID in it has expired")]
     Expired,
+    /// It is of another trust domain than the configured one.
+    #[error("it is of {found}, but source.workload_api.trust_domain is {own}; it will be replaced")]
+    OtherTrustDomain {
+        /// Whose it is.
+        found: TrustDomain,
+        /// Ours.
+        own: TrustDomain,
+    },
     /// Its content breaks a rule.
     #[error("its content cannot be used")]
     Content(#[from] DecodeError),

@@ -16,14 +16,14 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::source::seconds;
-use crate::identity::{Availability, IdentitySnapshot, JwtSnapshot, JwtState, TrustBundle, Validity};
+use super::{StillHeld, source::seconds};
+use crate::identity::{Availability, IdentitySnapshot, JwtSnapshot, JwtState, TrustBundle, Validity, Withdrawn};
 
 /// Reads the store at each scrape.
-#[derive(Debug)]
 pub(super) struct Identities {
     x509: watch::Receiver<Availability>,
     jwt: watch::Receiver<Arc<JwtSnapshot>>,
+    withdrawn: StillHeld,
     /// The bundles of the last scrape: parsing hundreds of authorities is not for each of them.
     bundles: Mutex<(Option<Arc<IdentitySnapshot>>, Vec<Bundle>)>,
 }
@@ -37,8 +37,12 @@ struct Bundle {
 }
 
 impl Identities {
-    pub(super) fn new(x509: watch::Receiver<Availability>, jwt: watch::Receiver<Arc<JwtSnapshot>>) -> Self {
-        Self { x509, jwt, bundles: Mutex::default() }
+    pub(super) fn new(
+        x509: watch::Receiver<Availability>,
+        jwt: watch::Receiver<Arc<JwtSnapshot>>,
+        withdrawn: StillHeld,
+    ) -> Self {
+        Self { x509, jwt, withdrawn, bundles: Mutex::default() }
     }
 
     fn bundles(&self, snapshot: &Arc<IdentitySnapshot>) -> Vec<Bundle> {
@@ -47,6 +51,12 @@ impl Identities {
             *known = (Some(snapshot.clone()), snapshot.bundles.values().map(|bundle| Bundle::of(bundle)).collect());
         }
         known.1.clone()
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identities").finish_non_exhaustive()
     }
 }
 
@@ -82,6 +92,15 @@ fn lives(snapshot: Option<&Arc<IdentitySnapshot>>, tokens: &JwtSnapshot) -> Live
     lives
 }
 
+/// By SPIFFE ID: two may have gone with one ID and different hints.
+fn clients(withdrawn: &[(Withdrawn, usize)]) -> BTreeMap<String, usize> {
+    let mut clients = BTreeMap::new();
+    for (it, count) in withdrawn {
+        *clients.entry(it.id.to_string()).or_default() += count;
+    }
+    clients
+}
+
 /// What is left of a life, as a part of it: 1 when new, 0 when over.
 fn ratio_left(life: Validity, now: SystemTime) -> f64 {
     let whole = life.not_after.duration_since(life.not_before).unwrap_or_default().as_secs_f64();
@@ -99,7 +118,12 @@ impl Collector for Identities {
         let metric = encoder.encode_descriptor("identity_held", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(snapshot.is_some())).encode(metric)?;
 
-        let lives = lives(snapshot, &self.jwt.borrow());
+        let withdrawn = (self.withdrawn)();
+        let mut lives = lives(snapshot, &self.jwt.borrow());
+        for (it, _) in &withdrawn {
+            // An alert on the end of a life must not fall silent while the certificate is used.
+            lives.entry((it.id.to_string(), "x509")).or_insert(it.validity);
+        }
         let now = SystemTime::now();
         let help = "The end of an SVID's life";
         let mut family =
@@ -113,6 +137,13 @@ impl Collector for Identities {
         for ((id, kind), life) in &lives {
             let labels = [("spiffe_id", id.as_str()), ("kind", *kind)];
             ConstGauge::new(ratio_left(*life, now)).encode(family.encode_family(&labels)?)?;
+        }
+
+        let help = "Clients that have the certificate of an identity that the source lists no longer";
+        let mut family = encoder.encode_descriptor("svid_withdrawn_clients", help, None, MetricType::Gauge)?;
+        for (id, clients) in clients(&withdrawn) {
+            let labels = [("spiffe_id", id.as_str())];
+            ConstGauge::new(i64::try_from(clients).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
         }
 
         let bundles = snapshot.map(|snapshot| self.bundles(snapshot)).unwrap_or_default();
