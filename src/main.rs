@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mimalloc::MiMalloc;
 use spiffe_sds::cli::{self, Cli};
+use tikv_jemallocator::Jemalloc;
 use zeroizing_alloc::ZeroAlloc;
 
-/// Wipes what is freed: keys pass through buffers of libraries, which do not (docs/adr/0027-wiping-allocator.md). mimalloc is
-/// on trial, not yet compared with glibc's: docs/adr/0030-byte-budgets.md.
+/// Wipes what is freed: keys pass through buffers of libraries, which do not (docs/adr/0027-wiping-allocator.md). jemalloc gives it
+/// back to the system (`.cargo/config.toml`), which glibc's allocator does not: docs/adr/0031-allocator.md.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
+static ALLOCATOR: ZeroAlloc<Jemalloc> = ZeroAlloc(Jemalloc);
 
 /// Work comes in bursts, one per rotation, and is over in milliseconds: more threads would only cost memory.
 const WORKER_THREADS: usize = 2;

@@ -1,4 +1,4 @@
-//! What clients can make the program hold, as the kernel counts it: bounded while they try.
+//! What clients can make the program hold, as the kernel counts it: bounded while they try, and given back when they go.
 #![cfg(feature = "dev-issuer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -142,4 +142,35 @@ async fn names_times_streams_do_not_fill_a_container() {
     assert!(most < CONTAINER, "{} MiB", most / MIB);
     drop((calls, connection));
     program.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_comes_back_when_clients_go() {
+    let program = Program::start("").await;
+    let idle = program.memory("VmRSS");
+    let requests = (0..48).map(|stream| {
+        let resource_names = names(1000, 1000, stream);
+        framed(&DiscoveryRequest { resource_names, ..Default::default() })
+    });
+    let requests: Vec<_> = requests.collect();
+    let mut first = 0;
+    for storm in 0..20 {
+        let mut connection = program.connect().await;
+        let mut calls = Vec::new();
+        for request in &requests {
+            let mut call = connection.open(STREAM).await;
+            push(&mut call, request.clone()).await;
+            calls.push(call);
+        }
+        program.serves().await;
+        if storm == 0 {
+            first = program.memory("VmHWM");
+            assert!(first > idle + 24 * MIB, "a storm is one: {} MiB, then {}", idle / MIB, first / MIB);
+        }
+    }
+    let most = program.memory("VmHWM");
+    assert!(most * 10 < first * 13, "{} MiB with the first, {} with the last", first / MIB, most / MIB);
+    // Of what came on top of an idle program, less than half stays.
+    let enough = idle + (most - idle) / 2;
+    eventually("memory comes back", || program.memory("VmRSS") < enough).await;
 }
