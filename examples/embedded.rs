@@ -52,6 +52,6 @@ async fn main() -> anyhow::Result<()> {
         }
     });
 
-    app.run(lifecycle::stop_on_signals()?).await?;
+    app.run(lifecycle::stop_on_signals(|| {})?).await?;
     Ok(())
 }
