@@ -5,6 +5,7 @@ mod contents;
 mod encode;
 mod files;
 pub mod jwks;
+mod missing;
 mod name;
 mod pattern;
 mod re2;
@@ -22,6 +23,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration, time::SystemTime};
 pub use builder::Part;
 pub use contents::{Contents, Note};
 pub use encode::{EncodeError, certificate_version};
+pub use missing::Missing;
 pub use name::{
     JwtName, NameError, Naming, SecretName, TokenForm, check as check_name, dot_free, is_file, is_reserved,
 };

@@ -22,6 +22,7 @@ mod publish;
 mod reflection;
 pub mod registry;
 mod rest;
+mod said;
 mod service;
 mod shared;
 mod trail;
@@ -66,6 +67,7 @@ use crate::{
 use budget::Budgets;
 use connection::Clients;
 use publish::Publisher;
+use said::Said;
 use service::{Aggregated, Secrets};
 use shared::Shared;
 
@@ -149,7 +151,7 @@ impl Server {
         let origin = Arc::new(Origin { type_url: SECRET_TYPE_URL, control_plane });
         let catalog = SecretCatalog::new(secrets.clone(), origin.clone());
         let (steering, settings) = live::channel(config, secrets.clone());
-        let streams = Streams::default();
+        let streams = Streams::new(settings.clone());
         let (publisher, feeds) = Publisher::new(catalog, &secrets, streams.clone());
         let unusable = shared::Unusable::new(secrets.names.templates());
         let anonymous = Arc::new(secrets.names.bind(&Node::default(), &secrets.naming));
@@ -163,6 +165,7 @@ impl Server {
             peers: PeerStreams::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             streams,
+            said: Said::default(),
             acks: publisher.acks().clone(),
             journal: Journal::default(),
             metrics,

@@ -31,7 +31,7 @@ pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet
 pub use response::{Frame, unary_frame};
 pub use sieve::{Malformed, Sieve};
 pub use stream::{Event, Outgoing, Refusal, Service, StreamState};
-pub use subscription::{Answer, Changes, Heard, Limits, Standing, Status, Subscription, TooManyNames, Update};
+pub use subscription::{Answer, Changes, Heard, Limits, Standing, Status, Subscription, TooManyNames, Update, asked};
 
 /// Which of the two protocols a stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

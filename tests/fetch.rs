@@ -4,11 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use spiffe_sds::identity::Availability;
 use support::{
     secrets::{certificate, content, decode, plain, spiffe},
     world::{DOMAIN, World, bounded, id},
-    xds::{Sotw, envoy, fetch},
+    xds::{SENTINEL, Sotw, envoy, fetch, request},
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -46,6 +49,48 @@ async fn what_is_not_there_is_a_status() {
     assert_eq!(code(&["no such thing", "spiffe://domain.test/later"]).await, Err(Code::NotFound));
     assert_eq!(code(&[]).await, Err(Code::NotFound), "an empty list asks for nothing");
     assert_eq!(code(&["x"; 20_000]).await, Err(Code::ResourceExhausted));
+}
+
+/// The same lists of names on a stream and in a call: what comes, but for its order.
+#[tokio::test]
+async fn a_call_reads_a_list_of_names_as_a_stream_does() {
+    for wildcard in [false, true] {
+        let world = World::with(|setup| setup.secrets.wildcard = wildcard).await;
+        let channel = world.unix().await;
+        let mut first = Sotw::secrets(&channel).await;
+        first.subscribe(["default"]).await;
+        first.expect(["default"]).await;
+        let everything = [ID, "spiffe://domain.test"];
+        for (names, on, off) in [
+            (&[][..], &everything[..], &[][..]),
+            (&[""], &everything, &[]),
+            (&["", ""], &everything, &[]),
+            (&["*"], &everything, &[]),
+            (&["*", ""], &everything, &[]),
+            (&["default", "*", ID], &["default", ID, "spiffe://domain.test"], &["default", ID]),
+            (&["", "default"], &["default"], &["default"]),
+        ] {
+            let wanted: BTreeSet<_> = if wildcard { on } else { off }.iter().copied().collect();
+            let answer = fetch(&channel, envoy(40), names).await;
+            let called = answer.map(|answer| answer.resources.iter().map(|it| decode(it).name).collect::<Vec<_>>());
+            let called = called.or_else(|it| if it.code() == Code::NotFound { Ok(Vec::new()) } else { Err(it) });
+            let called = called.unwrap();
+            assert_eq!(called.len(), wanted.len(), "{names:?}: {called:?}");
+            assert_eq!(called.iter().map(String::as_str).collect::<BTreeSet<_>>(), wanted, "{names:?}");
+            let mut stream = Sotw::secrets(&channel).await;
+            stream.send(DiscoveryRequest { node: Some(envoy(40)), ..request(names) });
+            let (mut streamed, mut response_nonce) = (BTreeSet::new(), String::new());
+            for _ in 0..wanted.len() {
+                let response = stream.response().await;
+                streamed.extend(response.resources.iter().map(|it| decode(it).name));
+                response_nonce = response.nonce;
+            }
+            assert_eq!(streamed.iter().map(String::as_str).collect::<BTreeSet<_>>(), wanted, "{names:?}");
+            let last: Vec<_> = names.iter().copied().chain([SENTINEL]).collect();
+            stream.send(DiscoveryRequest { response_nonce, ..request(&last) });
+            stream.expect([SENTINEL]).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -218,6 +218,24 @@ fn bootstrap(serving: &Serving) -> String {
     .to_string()
 }
 
+/// As gRPC reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_for_the_asking_where_that_is_allowed() {
+    for wildcard in [false, true] {
+        let world = started(|setup| setup.secrets.wildcard = wildcard).await;
+        for names in [json!([]), json!([""]), json!(["*"])] {
+            let answer = ask(&world, json!({ "resource_names": names })).await;
+            if !wildcard {
+                assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{names}");
+                continue;
+            }
+            let body: Value = serde_json::from_slice(answer.body()).unwrap();
+            let found: Vec<_> = body["resources"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+            assert_eq!(found, ["spiffe://domain.test", "spiffe://domain.test/workload"], "{names}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_json_is_an_answerable_request() {
     let world = started(|_| {}).await;

@@ -9,8 +9,12 @@ mod support;
 
 use std::process::Output;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use fixture::Site;
-use support::{world::bounded, xds::Sotw};
+use support::{
+    world::{bounded, id},
+    xds::{Sotw, envoy},
+};
 
 async fn run(site: &Site, args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = bounded(
@@ -48,6 +52,63 @@ async fn the_table_tells_who_refused_what() {
     assert_eq!((code, text.as_str()), (Some(0), "sending again on 1 streams\n"));
     envoy.expect(["default"]).await;
     assert_eq!(run(&site, &["resend", "--node", "nobody"]).await.0, Some(1));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_what_nothing_provides_comes_first_and_is_a_problem() {
+    let site = Site::ready(&[]).await;
+    let channel = site.xds().await;
+    let node = |id: &str| Some(Node { id: id.into(), ..envoy(40) });
+    let mut healthy = Sotw::secrets(&channel).await.node(node("a-healthy"));
+    healthy.subscribe(["default"]).await;
+    healthy.expect(["default"]).await;
+    healthy.ack().await;
+    site.until("/debug/clients?state=synced", |answer| answer.body.contains("a-healthy")).await;
+    assert_eq!(run(&site, &["status"]).await.0, Some(0));
+
+    let mut waiting = Sotw::secrets(&channel).await.node(node("z-waiting"));
+    waiting.subscribe(["ROOTCA", "spiffe://domain.test/later"]).await;
+    waiting.expect(["ROOTCA"]).await;
+    waiting.ack().await;
+    site.until("/debug/clients?state=not_sent", |answer| answer.body.contains("later")).await;
+    let (code, text, _) = run(&site, &["status", "--color", "never"]).await;
+    let rows = |text: &str| -> Vec<String> {
+        let rows = text.lines().filter(|line| line.contains("a-healthy") || line.contains("waiting"));
+        rows.map(|row| row.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    assert_eq!((code, rows(&text)[0].as_str()), (Some(1), "z-waiting"), "{text}");
+    assert!(text.contains("not registered (yet)") && text.contains("1 not sent, 0 never"), "{text}");
+
+    let mut wrong = Sotw::secrets(&channel).await.node(node("zz-waiting"));
+    wrong.subscribe(["defualt"]).await;
+    site.until("/debug/clients?state=never", |answer| answer.body.contains("defualt")).await;
+    let (code, text, _) = run(&site, &["status", "--color", "never"]).await;
+    assert_eq!(
+        (code, rows(&text)),
+        (Some(1), ["zz-waiting", "z-waiting", "z-waiting", "a-healthy"].map(str::to_owned).into())
+    );
+    let (code, text, _) = run(&site, &["status", "--state", "never", "--color", "never"]).await;
+    assert!(code == Some(1) && text.contains("defualt") && !text.contains("a-healthy"), "{text}");
+    let (_, text, _) = run(&site, &["status", "--state", "never", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let name = &json["clients"]["streams"][0]["names"][0];
+    assert_eq!((&json["good"], &json["clients"]["totals"]["never"]), (&false.into(), &1.into()));
+    assert_eq!((&name["state"], &name["never"]), (&"never".into(), &true.into()), "{name}");
+    assert!(name["reason"].as_str().unwrap().contains("no such name"), "{name}");
+    let page = site.get("/").await.body;
+    let at = |words: &str| page.find(words).unwrap_or_else(|| panic!("{words} is not on {page}"));
+    assert!(at("zz-waiting") < at("a-healthy") && at("z-waiting") < at("a-healthy"));
+    assert!(page.contains("no such name") && page.contains(">never</span>"), "{page}");
+
+    // It heals as soon as nobody waits any more.
+    wrong.hang_up().await.unwrap();
+    site.issuer.issue(&id("later"), None).unwrap();
+    waiting.expect(["spiffe://domain.test/later"]).await;
+    waiting.ack().await;
+    site.until("/debug/clients?state=not_sent", |answer| answer.body.contains("\"matched\":0")).await;
+    site.until("/debug/clients?state=never", |answer| answer.body.contains("\"matched\":0")).await;
+    assert_eq!(run(&site, &["status"]).await.0, Some(0));
     site.stop().await;
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Params {
     /// Text to look for.
     #[serde(default)]
     pub(super) q: String,
-    /// `synced`, `not_sent`, `stale` or `error`; empty: any.
+    /// `synced`, `stale`, `not_sent`, `never` or `error`; empty: any.
     #[serde(default)]
     pub(super) state: String,
     #[serde(default)]
@@ -46,7 +46,7 @@ impl Params {
                 Standing::ALL
                     .into_iter()
                     .find(|state| state.as_str() == word)
-                    .ok_or_else(|| bad_request("state is none of synced, not_sent, stale, error"))?,
+                    .ok_or_else(|| bad_request("state is none of synced, stale, not_sent, never, error"))?,
             ),
         };
         let limit = self.limit.unwrap_or(usual).min(MOST);

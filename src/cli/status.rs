@@ -1,6 +1,7 @@
 //! `status`: who holds what, on the terminal.
 
 mod alarms;
+mod clients;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -27,13 +28,14 @@ const BAD: Style = AnsiColor::Red.on_default();
 ///
 /// Exit codes: 0 all is well; 1 a source is down or denies us, nothing is in service, an SVID has expired, an identity was
 /// withdrawn and is in service or used still, something that a source sent is left out, clients cannot reach a listener,
-/// another condition of readiness does not hold or the server is degraded, a client or the
-/// server itself (its new configuration) refused something, or no server answers.
+/// another condition of readiness does not hold or the server is degraded, a client waits for a name that nothing provides,
+/// a client or the server itself (its new configuration) refused something, or no server answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = super::examples(&[
     ("Is all well?", "spiffe-sds status"),
     ("Follow a roll-out", "spiffe-sds status --watch"),
     ("Who refused something, and why?", "spiffe-sds status --state error"),
+    ("Who asks for what cannot be had?", "spiffe-sds status --state never"),
     ("For a script", "spiffe-sds status --json | jq '.clients.totals'"),
 ]))]
 pub(super) struct Args {
@@ -42,7 +44,7 @@ pub(super) struct Args {
     /// Only clients whose node, peer, names, versions or words contain this.
     #[arg(value_name = "TEXT", default_value = "")]
     search: String,
-    /// Only clients with a name in this state: synced, not_sent, stale or error.
+    /// Only clients with a name in this state: synced, stale, not_sent, never or error.
     #[arg(long, value_name = "STATE", default_value = "")]
     state: String,
     /// At most this many streams.
@@ -157,7 +159,7 @@ impl Status {
             && identities.iter().all(|identity| identity.state != Life::Expired)
             && refused.is_empty()
             && withdrawn.is_empty()
-            && clients.totals.error == 0
+            && clients.totals.error + clients.totals.not_sent + clients.totals.never == 0
             && !configuration.as_ref().is_some_and(Configuration::is_refused);
         Ok(Self {
             good,
@@ -271,51 +273,6 @@ impl Status {
             (style, cells.to_vec())
         });
         table("Trust domains", &["TRUST DOMAIN", "AUTHORITIES", "FIRST NOT AFTER", "JWT KEYS"], rows.collect())
-    }
-
-    fn client_table(&self) -> String {
-        let mut rows = Vec::new();
-        for stream in &self.clients.streams {
-            for name in &stream.names {
-                let style = match name.state.as_str() {
-                    "error" => BAD,
-                    "stale" => WARN,
-                    _ => PLAIN,
-                };
-                let short = |version: &Option<String>| {
-                    version.as_deref().map_or("-", |version| version.get(..10).unwrap_or(version)).to_owned()
-                };
-                let sent = if name.sent == name.held { "-".to_owned() } else { short(&name.sent) };
-                let state = if name.never { "never".to_owned() } else { name.state.clone() };
-                let cells = [
-                    line(&stream.node),
-                    line(&stream.peer),
-                    format!("{} {}", stream.service, stream.variant),
-                    line(&name.name),
-                    state,
-                    short(&name.held),
-                    sent,
-                    short(&name.current),
-                    line(name.rejection.as_deref().unwrap_or_default()),
-                ];
-                rows.push((style, cells.to_vec()));
-            }
-        }
-        let totals = &self.clients.totals;
-        let title = format!(
-            "Clients: {} streams; names: {} synced, {} stale, {} not sent, {} rejected",
-            totals.streams, totals.synced, totals.stale, totals.not_sent, totals.error
-        );
-        let mut text = table(
-            &title,
-            &["NODE", "PEER", "PROTOCOL", "NAME", "STATE", "HOLDS", "SENT", "CURRENT", "REJECTION"],
-            rows,
-        );
-        let shown = self.clients.streams.len();
-        if shown < self.clients.matched {
-            text.push_str(&format!("{shown} of {} streams; more with --limit\n", self.clients.matched));
-        }
-        text
     }
 }
 

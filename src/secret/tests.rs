@@ -1,6 +1,7 @@
 //! Names, flavours and absence, as SPIRE has them and where we differ.
 
 mod edges;
+mod missing;
 
 use std::time::Duration;
 

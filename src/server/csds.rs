@@ -134,7 +134,7 @@ fn scope(stream: &StreamView) -> String {
 fn config(name: String, view: &NameView) -> GenericXdsConfig {
     let status = match view.state {
         State::Synced => ConfigStatus::Synced,
-        State::NotSent => ConfigStatus::NotSent,
+        State::NotSent | State::Never => ConfigStatus::NotSent,
         State::Stale => ConfigStatus::Stale,
         State::Error => ConfigStatus::Error,
     };

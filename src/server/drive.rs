@@ -250,7 +250,7 @@ impl<W: Wire> http_body::Body for Drive<W> {
         }
         let age = this.age();
         let Some(outgoing) = this.now.as_ref().and_then(|now| this.state.poll(now, age)) else {
-            this.observer.settled(&mut this.state);
+            this.observer.settled(&mut this.state, cx);
             let settled = this.now.as_ref().is_some_and(|now| now.is_known());
             return if this.deaf && settled { this.end(&Status::ok("")) } else { Poll::Pending };
         };

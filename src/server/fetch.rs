@@ -21,7 +21,7 @@ use crate::{
     identity::FileLease,
     listen::Peer,
     secret::{Flavour, View},
-    xds::{self, Lookup, Node, Resource, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
+    xds::{self, Lookup, Node, Resource, ResourceName, ResourceSet, SECRET_TYPE_URL, Wire as _, WireSotw},
 };
 
 /// How long files may take to be read.
@@ -101,7 +101,7 @@ pub(super) fn find<T>(
     shared: &Shared,
     node: &Node,
     type_url: &str,
-    mut names: Vec<String>,
+    names: Vec<String>,
     charge: &mut Charge,
     render: impl FnOnce(&[&Resource]) -> T,
 ) -> Result<T, Status> {
@@ -119,6 +119,8 @@ pub(super) fn find<T>(
         return Err(Status::unavailable("the server is shutting down; ask again"));
     };
     let now = view.for_node(&own_names);
+    let names_weight = weight(&names);
+    let mut names = names.into_iter().map(ResourceName::from).collect();
     let found = select(&now, &mut names, live.secrets.wildcard);
     // Files may be there before any identity is; whatever else is asked for is waited for.
     if !now.is_known() && (found.is_empty() || found.len() < names.len()) {
@@ -129,23 +131,23 @@ pub(super) fn find<T>(
     }
     // Twice: as a response, and what it takes to make one.
     let size = found.iter().map(|found| found.name().as_str().len() + found.content().body().len()).sum::<usize>();
-    charge.set(weight(&names) + 2 * size)?;
+    charge.set(names_weight + 2 * size)?;
     Ok(render(&found))
 }
 
-/// What of the names there is, in their order and once each; everything listed when all may be asked for and nothing was.
-fn select<'a>(now: &'a ResourceSet, names: &mut Vec<String>, wildcard: bool) -> Vec<&'a Resource> {
-    names.retain(|name| !name.is_empty());
-    if names.is_empty() && wildcard {
-        return now.listed().map(AsRef::as_ref).collect();
-    }
+/// What of the names there is, in their order and once each, and then everything listed if that was asked for: what the first
+/// request of a stream would be sent. `names` are left as those that were asked for one by one.
+fn select<'a>(now: &'a ResourceSet, names: &mut Vec<ResourceName>, wildcard: bool) -> Vec<&'a Resource> {
+    let everything;
+    (*names, everything) = xds::asked(std::mem::take(names), true, wildcard);
     let mut seen = std::collections::BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
-    let found = names.iter().filter_map(|name| match now.lookup(name) {
+    let named = names.iter().filter_map(|name| match now.lookup(name.as_str()) {
         Lookup::Available(resource) => Some(resource.as_ref()),
         _ => None,
     });
-    found.collect()
+    let listed = now.listed().map(AsRef::as_ref).filter(|found: &&Resource| everything && !seen.contains(found.name()));
+    named.chain(listed).collect()
 }
 
 /// A body of one message and an OK.

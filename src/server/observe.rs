@@ -1,7 +1,11 @@
 //! What happens on streams, as log lines and as events that a library user can follow.
 
-use std::{fmt, sync::Arc, task::Context, time::Duration};
+mod event;
+mod missing;
 
+use std::{pin::Pin, sync::Arc, task::Context};
+
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::{
@@ -17,77 +21,9 @@ use crate::{
         metrics::{Mismatch, StreamMeter, Suppressed},
         traces::Verdict,
     },
-    xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant, Version},
+    xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant},
 };
-
-/// Names in one line of the log.
-const NAMES_SHOWN: usize = 8;
-
-/// Who is on a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// The process or address.
-    pub peer: Peer,
-    /// What its first message calls itself: `node.id`. Empty before that, and for clients that tell nothing.
-    pub node: String,
-    /// `node.cluster`.
-    pub cluster: String,
-    /// SotW or delta.
-    pub variant: Variant,
-    /// Secrets alone or aggregated.
-    pub service: Service,
-}
-
-/// Something that happened on a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StreamEvent {
-    /// A client sent its first request.
-    Opened {
-        /// Who.
-        client: Arc<Client>,
-    },
-    /// A resource was handed to the connection.
-    Sent {
-        /// To whom.
-        client: Arc<Client>,
-        /// Its name.
-        name: ResourceName,
-        /// Its version.
-        version: Version,
-        /// Bytes on the wire.
-        bytes: usize,
-    },
-    /// The client took it.
-    Acked {
-        /// Who.
-        client: Arc<Client>,
-        /// Its name.
-        name: ResourceName,
-        /// Its version.
-        version: Version,
-        /// From handing it to the connection to the answer.
-        latency: Duration,
-    },
-    /// The client refused it.
-    Nacked {
-        /// Who.
-        client: Arc<Client>,
-        /// Its name.
-        name: ResourceName,
-        /// Its version.
-        version: Version,
-        /// The client's words.
-        detail: String,
-    },
-    /// The stream ended.
-    Closed {
-        /// Whose.
-        client: Arc<Client>,
-        /// The gRPC status; `None` when the client went away.
-        code: Option<Code>,
-    },
-}
+pub use event::{Client, StreamEvent};
 
 /// Watches one stream; says that it is gone when dropped.
 pub(super) struct StreamObserver {
@@ -100,6 +36,10 @@ pub(super) struct StreamObserver {
     ended: Option<Code>,
     since_settled: SinceSettled,
     trail: Trail,
+    /// What it looks at.
+    now: Option<Arc<ResourceSet>>,
+    /// Runs while the client waits for names of which nobody has been told.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// What happened since the stream last had nothing more to say.
@@ -121,7 +61,8 @@ impl StreamObserver {
         let acks = shared.acks.seat();
         let since_settled = SinceSettled::default();
         let trail = shared.traces.get().map(Trail::of).unwrap_or_default();
-        Self { shared, client, meter, seat, acks, opened: false, ended: None, since_settled, trail }
+        let (now, patience) = (None, None);
+        Self { shared, client, meter, seat, acks, opened: false, ended: None, since_settled, trail, now, patience }
     }
 
     /// What an operator wants sent again: one name, or `Some(None)` for everything.
@@ -133,8 +74,9 @@ impl StreamObserver {
     }
 
     /// The stream looks at these resources from now on.
-    pub(super) fn sees(&self, now: &Arc<ResourceSet>) {
+    pub(super) fn sees(&mut self, now: &Arc<ResourceSet>) {
         self.seat.sees(now);
+        self.now = Some(now.clone());
     }
 
     /// The stream looks at what came like this.
@@ -147,14 +89,16 @@ impl StreamObserver {
         self.since_settled.news.get_or_insert(arrival);
     }
 
-    /// The stream has nothing more to say.
-    pub(super) fn settled(&mut self, state: &mut StreamState) {
+    /// The stream has nothing more to say. The task of `cx` is woken when a client has waited for too long.
+    pub(super) fn settled(&mut self, state: &mut StreamState, cx: &mut Context<'_>) {
         self.trail.settles();
         self.acks.has(state.secrets().has_step());
         self.seat.has_step(self.acks.counts_from());
         let changes = state.take_changes();
         self.seat.wants(state.secrets(), &changes);
         let SinceSettled { interest, opened, sent, news } = std::mem::take(&mut self.since_settled);
+        self.refuse(&state.take_refused());
+        self.wait(state, interest, cx);
         if !interest && !sent && news.is_none() {
             return;
         }
@@ -193,6 +137,9 @@ impl StreamObserver {
             tracing::debug!(client = %self.client, names = state.secrets().names(), wildcard = heard.wildcard, "stream opened");
             self.note(Weight::Routine, "stream_opened", "", "");
             self.emit(|client| StreamEvent::Opened { client });
+        }
+        if heard.overlong > 0 && self.client.variant == Variant::Sotw {
+            self.refuse_overlong(heard.overlong);
         }
         if heard.resent {
             self.meter.mismatch(Mismatch::Repeated);
@@ -259,13 +206,7 @@ impl StreamObserver {
                 tracing::debug!(client = %self.client, %name, %version, bytes, "resource sent");
                 self.emit(|client| StreamEvent::Sent { client, name: name.clone(), version: version.clone(), bytes });
             }
-            Some(Update::Removed { names, .. }) => {
-                // An aggregated stream may be told of thousands at once.
-                let shown = names.get(..NAMES_SHOWN).unwrap_or(names);
-                let first = names.first().map(ToString::to_string).unwrap_or_default();
-                self.note(Weight::Notice, "names_unavailable", &first, &format!("{} names", names.len()));
-                tracing::info!(client = %self.client, peer = %self.client.peer, count = names.len(), names = ?shown, "names not available to this client");
-            }
+            Some(Update::Removed { names, .. }) => self.refuse(names),
             None => {}
         }
     }
@@ -302,13 +243,6 @@ impl Drop for StreamObserver {
             self.note(weight, "stream_closed", "", code);
         }
         self.emit(|client| StreamEvent::Closed { client, code: self.ended });
-    }
-}
-
-impl fmt::Display for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let node = if self.node.is_empty() { "-" } else { &self.node };
-        write!(f, "{node} {} {} {}", self.peer, self.service.as_str(), self.variant.as_str())
     }
 }
 

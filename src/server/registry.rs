@@ -19,7 +19,11 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::observe::Client;
+use super::{
+    live::{Live, Settings},
+    observe::Client,
+};
+use crate::secret::Missing;
 use crate::xds::{Changes, ResourceName, ResourceSet, Status, Subscription, Version};
 
 use row::Row;
@@ -35,6 +39,8 @@ pub struct Streams(Arc<Inner>);
 struct Inner {
     opened: AtomicU64,
     live: Mutex<BTreeMap<u64, Arc<Cell>>>,
+    /// What says why a name is not given.
+    settings: Option<Settings>,
 }
 
 /// How a name stands with a client, in the words of the Client Status Discovery Service.
@@ -42,25 +48,28 @@ struct Inner {
 pub enum State {
     /// The client has taken what there is.
     Synced,
-    /// There is nothing to send, or it has not been sent yet.
-    NotSent,
     /// Sent and not answered, or what the client has taken is no longer the newest.
     Stale,
+    /// There is nothing to send, or it has not been sent yet.
+    NotSent,
+    /// There is nothing to send, and never will be for this client: the name is misspelt, foreign or not allowed.
+    Never,
     /// The client refused it, and has not taken other content since.
     Error,
 }
 
 impl State {
     /// Every state, the best first.
-    pub const ALL: [Self; 4] = [Self::Synced, Self::NotSent, Self::Stale, Self::Error];
+    pub const ALL: [Self; 5] = [Self::Synced, Self::Stale, Self::NotSent, Self::Never, Self::Error];
 
     /// How JSON and the page spell it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Synced => "synced",
-            Self::NotSent => "not_sent",
             Self::Stale => "stale",
+            Self::NotSent => "not_sent",
+            Self::Never => "never",
             Self::Error => "error",
         }
     }
@@ -94,6 +103,8 @@ pub struct NameView {
     pub current: Option<Version>,
     /// There is nothing of this name, and never will be for this client: the name is misspelt, foreign, or not allowed.
     pub never: bool,
+    /// Why there is nothing of this name; `None` if there is.
+    pub missing: Option<Missing>,
     /// When it was last sent on this stream.
     pub sent: Option<SystemTime>,
     /// When the client last took it.
@@ -140,6 +151,16 @@ pub(super) enum Resend {
 }
 
 impl Streams {
+    /// None yet.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self(Arc::new(Inner { settings: Some(settings), ..Inner::default() }))
+    }
+
+    /// What says why a name is not given, at this moment.
+    fn live_settings(&self) -> Option<Arc<Live>> {
+        self.0.settings.as_ref().map(Settings::now)
+    }
+
     pub(super) fn open(&self, client: Arc<Client>) -> Seat {
         let id = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let view = View { client, now: None, rows: Vec::new(), resend: None };

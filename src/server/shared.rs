@@ -13,6 +13,7 @@ use super::{
     inbound::Bounds,
     live::{Live, Settings},
     publish::{Acks, Feed, Feeds},
+    said::Said,
 };
 use crate::{
     identity::FileStore,
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     /// The names of clients that do not say who they are.
     pub(super) anonymous: Arc<NodeNames>,
     pub(super) streams: Streams,
+    /// Names of which it was said that clients are not given them.
+    pub(super) said: Said,
     /// How far each stream is in a roll-out.
     pub(super) acks: Acks,
     pub(super) journal: Journal,
@@ -119,6 +122,7 @@ mod tests {
             unusable: Unusable::new(secrets.names.templates()),
             anonymous: Arc::new(secrets.names.bind(&Node::default(), &secrets.naming)),
             streams: Streams::default(),
+            said: Said::default(),
             acks: publisher.acks().clone(),
             journal: Journal::default(),
             traces: OnceLock::new(),

@@ -143,6 +143,16 @@ impl StreamState {
         self.secrets.take_changes()
     }
 
+    /// As of [`Subscription::take_refused`].
+    pub fn take_refused(&mut self) -> Vec<ResourceName> {
+        self.secrets.take_refused()
+    }
+
+    /// As of [`Subscription::take_overdue`].
+    pub fn take_overdue(&mut self) -> (Vec<ResourceName>, bool) {
+        self.secrets.take_overdue()
+    }
+
     /// Bytes that the stream costs, about.
     #[must_use]
     pub fn weight(&self) -> usize {

@@ -18,8 +18,8 @@ use super::{
     response::state_digest,
 };
 pub use changes::Changes;
-pub use interest::Status;
 use interest::{Interest, Interests, Plan};
+pub use interest::{Status, asked};
 use outstanding::{Outstanding, Sent};
 pub use update::{Answer, Heard, Standing, Update};
 
@@ -107,6 +107,8 @@ pub struct Subscription {
     removed: BTreeSet<ResourceName>,
     /// Delta: names that are too long to be any, of which the client is yet to hear.
     overlong: BTreeSet<ResourceName>,
+    /// SotW: names that cannot be had, of which an operator is yet to hear.
+    refused: Vec<ResourceName>,
     /// The set that the plan was made from.
     planned: Option<Version>,
     /// What has changed since of what the client wants, so that a small request costs little however much is wanted.
@@ -141,6 +143,7 @@ impl Subscription {
             queue: BTreeMap::new(),
             removed: BTreeSet::new(),
             overlong: BTreeSet::new(),
+            refused: Vec::new(),
             planned: None,
             dirty: Changes::default(),
             changes: Changes::default(),
@@ -164,13 +167,9 @@ impl Subscription {
         let opened = !std::mem::replace(&mut self.opened, true);
         let answer = self.answer(&request.nonce, request.rejection, at);
         // An empty list is the legacy wildcard only as the very first word of a stream; later it means "nothing".
-        self.legacy_wildcard = (opened || self.legacy_wildcard) && request.names.is_empty();
-        let mut names = request.names;
-        let mut wildcard = false;
-        if self.wildcard_allowed {
-            wildcard = self.legacy_wildcard || names.iter().any(|name| name.as_str() == WILDCARD);
-            names.retain(|name| name.as_str() != WILDCARD);
-        }
+        let nothing = request.names.iter().all(|name| self.wildcard_allowed && name.as_str().is_empty());
+        self.legacy_wildcard = (opened || self.legacy_wildcard) && nothing;
+        let (names, wildcard) = asked(request.names, self.legacy_wildcard, self.wildcard_allowed);
         let (added, dropped) = self.interests.replace(names);
         let changed = added + dropped > 0 || wildcard != self.wildcard;
         self.wildcard = wildcard;
@@ -205,14 +204,13 @@ impl Subscription {
         let opened = !std::mem::replace(&mut self.opened, true);
         let answer = self.answer(&request.nonce, request.rejection, at);
         let is_wildcard = |name: &ResourceName| name.as_str() == WILDCARD;
-        let mut subscribe = request.subscribe;
         let mut unsubscribe = request.unsubscribe;
         let before = self.wildcard;
+        let first = opened && unsubscribe.is_empty();
+        let (mut subscribe, wildcard) = asked(request.subscribe, first, self.wildcard_allowed);
+        self.wildcard |= wildcard;
         if self.wildcard_allowed {
-            let legacy = opened && subscribe.is_empty() && unsubscribe.is_empty();
-            self.wildcard |= legacy || subscribe.iter().any(is_wildcard);
             self.wildcard &= !unsubscribe.iter().any(is_wildcard);
-            subscribe.retain(|name| !is_wildcard(name));
             unsubscribe.retain(|name| !is_wildcard(name));
         }
         if before && !self.wildcard {
@@ -333,6 +331,17 @@ impl Subscription {
         self.interests.unheard()
     }
 
+    /// SotW: names that the client waits for and can never have. Each of them once.
+    pub fn take_refused(&mut self) -> Vec<ResourceName> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Names that the client has waited for since this was called last, or longer, each of them once; and whether there are
+    /// others, so that it is worth calling this again later.
+    pub fn take_overdue(&mut self) -> (Vec<ResourceName>, bool) {
+        self.interests.overdue()
+    }
+
     /// Whether there is room for these names too.
     fn check_more(&self, names: &[ResourceName]) -> Result<(), TooManyNames> {
         let bytes: usize = names.iter().map(|name| name.as_str().len()).sum();
@@ -446,13 +455,17 @@ impl Subscription {
             self.changes.note_all();
         }
         self.try_resume(now);
+        let mut refused = Vec::new();
         for interest in self.interests.iter() {
             match interest.plan(now, self.variant) {
                 Plan::Send(resource) => drop(self.queue.insert(place(&resource), resource)),
                 Plan::Remove => drop(self.removed.insert(interest.name.clone())),
+                Plan::Refuse => refused.push(interest.name.clone()),
                 Plan::Nothing => {}
             }
         }
+        self.interests.said(&refused);
+        self.refused.append(&mut refused);
     }
 
     fn plan_again(&mut self, now: &ResourceSet, name: &ResourceName) {
@@ -463,7 +476,8 @@ impl Subscription {
         match self.interests.get(name).map(|interest| interest.plan(now, self.variant)) {
             Some(Plan::Send(resource)) => drop(self.queue.insert(place(&resource), resource)),
             Some(Plan::Remove) => drop(self.removed.insert(name.clone())),
-            Some(Plan::Nothing) | None => {}
+            // Delta alone changes names one by one.
+            Some(Plan::Nothing | Plan::Refuse) | None => {}
         }
     }
 

@@ -93,6 +93,9 @@ async fn who_waits_is_counted_until_it_is_answered_or_gone() {
     // No name that a client asks for becomes a label.
     assert!(samples.values("spiffe_id").iter().all(|id| *id == "spiffe://domain.test/workload"));
 
+    let events = site.until("/debug/events?q=names_awaited", |answer| answer.body.contains("not registered")).await;
+    assert!(events.body.contains("spiffe://domain.test/later"), "{}", events.body);
+
     site.issuer.issue(&super::id("later"), None).unwrap();
     client.expect(["spiffe://domain.test/later"]).await;
     site.scraped("spiffe_sds_subscriptions_pending", &[], 1.0).await;

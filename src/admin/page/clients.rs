@@ -66,6 +66,7 @@ mod tests {
             held: None,
             sent: None,
             never: false,
+            reason: None,
             current: None,
             last_sent: None,
             last_ack: None,
@@ -92,6 +93,9 @@ mod tests {
             stream("a", "pid:2", &[("default", "stale")]),
             stream("b", "pid:2", &[]),
         ];
+        let waiting = [stream("a", "pid:1", &[("a", "synced"), ("b", "stale"), ("c", "not_sent"), ("d", "never")])];
+        let names: Vec<_> = super::clients(&waiting, 4)[0].names.iter().map(|name| name.name.as_str()).collect();
+        assert_eq!(names, ["d", "c", "b", "a"], "what nothing provides comes before what will be answered");
         let clients = clients(&streams, 2);
         let shown: Vec<_> = clients.iter().map(|it| (it.node, it.peer, it.streams, it.more, it.rows())).collect();
         assert_eq!(shown, [("a", "pid:1", 2, 1, 3), ("a", "pid:2", 1, 0, 1), ("b", "pid:2", 1, 0, 1)]);

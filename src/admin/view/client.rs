@@ -19,7 +19,7 @@ pub struct Clients {
     pub matched: usize,
     /// How many of them were passed over.
     pub offset: usize,
-    /// By node and peer.
+    /// Those of clients in trouble first, then by node and peer.
     pub streams: Vec<Stream>,
 }
 
@@ -30,8 +30,11 @@ pub struct Totals {
     pub streams: usize,
     /// Names that clients have in their newest version.
     pub synced: usize,
-    /// Names that were never sent.
+    /// Names that were not sent, because nothing of them is there (yet).
     pub not_sent: usize,
+    /// Names that cannot be had.
+    #[serde(default)]
+    pub never: usize,
     /// Names that wait for the client's answer.
     pub stale: usize,
     /// Names whose content the client refused.
@@ -66,7 +69,7 @@ pub struct Stream {
 pub struct Name {
     /// As asked.
     pub name: String,
-    /// `synced`, `not_sent`, `stale` or `error`.
+    /// `synced`, `stale`, `not_sent`, `never` or `error`.
     pub state: String,
     /// The version that the client took last: what it uses.
     pub held: Option<String>,
@@ -76,6 +79,9 @@ pub struct Name {
     /// There is nothing of this name, and never will be for this client.
     #[serde(default)]
     pub never: bool,
+    /// Why there is nothing of this name, and what helps.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// The version that there is now.
     pub current: Option<String>,
     /// When it was last sent.
@@ -106,6 +112,7 @@ impl From<Counts> for Totals {
             streams: counts.streams,
             synced: counts.of(State::Synced),
             not_sent: counts.of(State::NotSent),
+            never: counts.of(State::Never),
             stale: counts.of(State::Stale),
             error: counts.of(State::Error),
         }
@@ -141,6 +148,7 @@ impl From<NameView> for Name {
             held: name.held.map(|version| bounded(version.as_str())),
             sent: name.sent_version.map(|version| bounded(version.as_str())),
             never: name.never,
+            reason: name.missing.map(|missing| missing.to_string()),
             current: name.current.map(|version| version.to_string()),
             last_sent: name.sent.map(time),
             last_ack: name.acked.map(time),
@@ -155,7 +163,7 @@ impl Name {
     pub fn label(&self) -> &'static str {
         match self.state.as_str() {
             "synced" => "up to date",
-            "not_sent" if self.never => "never",
+            "never" => "never",
             "not_sent" => "not sent",
             "stale" => "waiting for its answer",
             _ => "rejected",
@@ -163,13 +171,28 @@ impl Name {
     }
 
     /// How much somebody should look.
-    pub(in crate::admin) fn trouble(&self) -> u8 {
+    #[must_use]
+    pub fn trouble(&self) -> u8 {
         match self.state.as_str() {
-            "error" => 3,
-            "stale" => 2,
-            "not_sent" => 1,
+            "error" => 4,
+            "never" => 3,
+            "not_sent" => 2,
+            "stale" => 1,
             _ => 0,
         }
+    }
+
+    /// What was sent last, where the client does not use it.
+    #[must_use]
+    pub fn sent_only(&self) -> Option<&str> {
+        self.sent.as_deref().filter(|_| self.sent != self.held)
+    }
+
+    /// The client's words, or why it is not given the name.
+    #[must_use]
+    pub fn words(&self) -> Option<&str> {
+        let waits = matches!(self.state.as_str(), "never" | "not_sent");
+        self.rejection.as_deref().or(self.reason.as_deref().filter(|_| waits))
     }
 }
 

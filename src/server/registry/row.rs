@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{NameView, State, View};
+use crate::secret::Config;
 use crate::xds::{Lookup, ResourceName, ResourceSet, Standing, Status, Version};
 
 #[derive(Clone)]
@@ -72,29 +73,34 @@ impl Row {
         })
     }
 
-    pub(super) fn is_never(&self, now: &ResourceSet) -> bool {
-        matches!(now.lookup(self.name.as_str()), Lookup::Impossible)
+    pub(super) fn is_never(&self, now: Option<&ResourceSet>) -> bool {
+        now.is_some_and(|now| matches!(now.lookup(self.name.as_str()), Lookup::Impossible))
     }
 
-    pub(super) fn state(&self, current: Option<&Version>) -> State {
+    /// How it stands for a client that looks at `now`.
+    pub(super) fn state(&self, now: Option<&ResourceSet>) -> State {
+        let newest = || self.current(now).is_none_or(|current| self.told.as_ref() == Some(current));
         match &self.status {
             _ if self.rejected.is_some() => State::Error,
+            Status::NotSent if self.is_never(now) => State::Never,
             Status::NotSent => State::NotSent,
-            Status::Acked if current.is_none() || current == self.told.as_ref() => State::Synced,
+            Status::Acked if newest() => State::Synced,
             Status::Acked | Status::Sent | Status::Rejected(_) => State::Stale,
         }
     }
 
-    pub(super) fn view(&self, now: Option<&ResourceSet>) -> NameView {
+    /// What is shown of it; `config` says why it is not there.
+    pub(super) fn view(&self, now: Option<&ResourceSet>, config: Option<&Config>) -> NameView {
         let current = self.current(now);
         let (rejected, rejection) = self.rejected.as_deref().cloned().unzip();
         NameView {
             name: self.name.clone(),
-            state: self.state(current),
+            state: self.state(now),
             held: self.held.clone(),
             sent_version: self.told.clone(),
             current: current.cloned(),
-            never: current.is_none() && now.is_some_and(|now| self.is_never(now)),
+            never: self.is_never(now),
+            missing: now.zip(config).and_then(|(now, config)| config.missing(self.name.as_str(), now)),
             sent: self.sent,
             acked: self.acked,
             rejection,

@@ -1,6 +1,8 @@
 //! Finding streams among many.
 
-use std::fmt::Write as _;
+use std::{cmp::Reverse, fmt::Write as _};
+
+use crate::secret::Config;
 
 use super::{Cell, State, StreamView, Streams, View};
 
@@ -24,7 +26,8 @@ pub struct Found {
     pub counts: Counts,
     /// Streams found, of which some are returned.
     pub matched: usize,
-    /// By node and peer, so that the streams of one client stand together; those of one client in the order of opening.
+    /// Clients in trouble first: those that refuse something, then those that wait for what is not there. Else by node and
+    /// peer, so that the streams of one client stand together; those of one client in the order of opening.
     pub streams: Vec<StreamView>,
 }
 
@@ -34,7 +37,7 @@ pub struct Counts {
     /// Live streams.
     pub streams: usize,
     /// Names on them, by [`State`] in the order of [`State::ALL`].
-    pub names: [usize; 4],
+    pub names: [usize; State::ALL.len()],
 }
 
 impl Streams {
@@ -50,19 +53,27 @@ impl Streams {
             if query.state.is_none_or(|state| states.contains(state)) && needle.is_in(&view) {
                 let client = view.client.clone();
                 drop(view);
-                matches.push((client, cell));
+                matches.push((states.trouble(), client, cell));
             }
         }
         let matched = matches.len();
-        matches.sort_by(|(a, first), (b, second)| (&a.node, a.peer, first.id).cmp(&(&b.node, b.peer, second.id)));
-        let page = matches.into_iter().skip(query.offset).take(query.limit);
-        Found { counts, matched, streams: page.map(|(_, cell)| cell.show(&cell.view())).collect() }
+        matches.sort_by(|(_, a, first), (_, b, second)| (&a.node, a.peer, first.id).cmp(&(&b.node, b.peer, second.id)));
+        // All streams of a client go where its worst one does.
+        let mut clients: Vec<_> =
+            matches.chunk_by(|(_, a, _), (_, b, _)| (&a.node, a.peer) == (&b.node, b.peer)).collect();
+        clients.sort_by_key(|streams| Reverse(streams.iter().map(|(trouble, ..)| *trouble).max()));
+        let page = clients.into_iter().flatten().skip(query.offset).take(query.limit);
+        let settings = self.live_settings();
+        let config = settings.as_deref().map(|live| &live.secrets);
+        Found { counts, matched, streams: page.map(|(_, _, cell)| cell.show(&cell.view(), config)).collect() }
     }
 
     /// Every stream.
     #[must_use]
     pub fn all(&self) -> Vec<StreamView> {
-        self.cells().iter().map(|cell| cell.show(&cell.view())).collect()
+        let settings = self.live_settings();
+        let config = settings.as_deref().map(|live| &live.secrets);
+        self.cells().iter().map(|cell| cell.show(&cell.view(), config)).collect()
     }
 }
 
@@ -78,7 +89,7 @@ impl Counts {
         self.streams += 1;
         let mut states = States::default();
         for row in &view.rows {
-            let state = row.state(row.current(view.now.as_deref()));
+            let state = row.state(view.now.as_deref());
             if let Some(count) = self.names.get_mut(state as usize) {
                 *count += 1;
             }
@@ -96,11 +107,20 @@ impl States {
     fn contains(self, state: State) -> bool {
         self.0 & (1 << state as u8) != 0
     }
+
+    /// How much somebody should look.
+    fn trouble(self) -> u8 {
+        match self {
+            _ if self.contains(State::Error) => 2,
+            _ if self.contains(State::Never) || self.contains(State::NotSent) => 1,
+            _ => 0,
+        }
+    }
 }
 
 impl Cell {
-    fn show(&self, view: &View) -> StreamView {
-        let names = view.rows.iter().map(|row| row.view(view.now.as_deref())).collect();
+    fn show(&self, view: &View, config: Option<&Config>) -> StreamView {
+        let names = view.rows.iter().map(|row| row.view(view.now.as_deref(), config)).collect();
         StreamView { id: self.id, client: view.client.clone(), opened: self.opened, names }
     }
 }

@@ -1,6 +1,7 @@
 //! What happens on connections and streams.
 
 mod labels;
+mod meter;
 
 use std::{
     fmt,
@@ -20,12 +21,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{
-    histogram::Durations,
-    waits::{Waiting, Waits},
-};
+use super::{histogram::Durations, waits::Waits};
 use crate::xds::{Service, Variant};
 use labels::{Budget, Closing, Fetch, Kind, Peer, Protocol, Push, Reason};
+pub use meter::StreamMeter;
 
 /// After this long without an answer a subscription counts as starved, unless configured otherwise.
 const STARVED_AFTER: Duration = Duration::from_secs(30);
@@ -123,6 +122,12 @@ impl StreamMetrics {
         let _ = self.0.starved_after.set(bound);
     }
 
+    /// What [`StreamMetrics::starved_after`] has said.
+    #[must_use]
+    pub fn starves_after(&self) -> Duration {
+        self.0.starved_after.get().copied().unwrap_or(STARVED_AFTER)
+    }
+
     /// A stream that begins now.
     #[must_use]
     pub fn open(&self, service: Service, variant: Variant, peer: PeerClass) -> StreamMeter {
@@ -130,7 +135,7 @@ impl StreamMetrics {
             | usize::from(variant == Variant::Delta) << 1
             | usize::from(peer == PeerClass::Tcp);
         let kind = Kind { service: service.as_str(), variant: variant.as_str(), peer: peer.as_str() };
-        let meter = StreamMeter { metrics: self.clone(), at, waiting: Waiting::default(), code: "none" };
+        let meter = StreamMeter::new(self.clone(), at);
         if let Some(slot) = self.0.handles.get(at) {
             slot.get_or_init(|| self.0.handles_of(kind.clone())).open.inc();
             self.0.opened.get_or_create(&kind).inc();
@@ -245,91 +250,6 @@ impl Inner {
     }
 }
 
-/// Counts for one stream; its end is counted when it is dropped.
-#[derive(Debug)]
-pub struct StreamMeter {
-    metrics: StreamMetrics,
-    at: usize,
-    waiting: Waiting,
-    code: &'static str,
-}
-
-impl StreamMeter {
-    /// A request came in.
-    pub fn request(&self) {
-        self.with(|handles| handles.requests.inc());
-    }
-
-    /// It was no plain answer.
-    pub fn mismatch(&self, what: Mismatch) {
-        self.with(|handles| match what {
-            Mismatch::Stale => handles.stale.inc(),
-            Mismatch::Repeated => handles.repeated.inc(),
-        });
-    }
-
-    /// A response of this many bytes was handed to the connection.
-    pub fn response(&self, bytes: usize) {
-        self.with(|handles| {
-            handles.responses.inc();
-            handles.bytes.inc_by(bytes as u64)
-        });
-    }
-
-    /// The response brought an update, this long after the source had it. `held`: it waited for its turn in a rollout.
-    pub fn pushed(&self, since_update: Duration, held: bool) {
-        self.with(|handles| if held { &handles.held } else { &handles.direct }.observe(since_update));
-    }
-
-    /// A response could be saved.
-    pub fn suppressed(&self, why: Suppressed) {
-        self.with(|handles| match why {
-            Suppressed::Unchanged => handles.unchanged.inc(),
-            Suppressed::Resumed => handles.resumed.inc(),
-        });
-    }
-
-    /// The client took a response, this long after it was sent.
-    pub fn acked(&self, latency: Duration) {
-        self.with(|handles| {
-            handles.acks.inc();
-            handles.push_to_ack.observe(latency);
-        });
-    }
-
-    /// The client rejected a response.
-    pub fn nacked(&self) {
-        self.with(|handles| handles.nacks.inc());
-    }
-
-    /// The stream now waits for this many names.
-    pub fn waiting(&mut self, names: usize) {
-        self.waiting.set(&self.metrics.0.waits, names as u64);
-    }
-
-    /// The server ends the stream with this gRPC status.
-    pub fn ended(&mut self, code: &'static str) {
-        self.code = code;
-    }
-
-    fn with<R>(&self, count: impl FnOnce(&Handles) -> R) {
-        if let Some(handles) = self.metrics.0.handles.get(self.at).and_then(OnceLock::get) {
-            count(handles);
-        }
-    }
-}
-
-impl Drop for StreamMeter {
-    fn drop(&mut self) {
-        self.waiting(0);
-        self.with(|handles| {
-            handles.open.dec();
-            let Kind { service, variant, peer } = handles.kind;
-            self.metrics.0.closed.get_or_create(&Closing { service, variant, peer, code: self.code }).inc();
-        });
-    }
-}
-
 /// Counts for one connection; its end is counted when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionMeter(Gauge);
@@ -346,8 +266,7 @@ struct Starved(StreamMetrics);
 
 impl Collector for Starved {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let bound = self.0.0.starved_after.get().copied().unwrap_or(STARVED_AFTER);
-        let (pending, starved) = self.0.0.waits.count(bound);
+        let (pending, starved) = self.0.0.waits.count(self.0.starves_after());
         let help = "Names that clients asked for and have not been given";
         let metric = encoder.encode_descriptor("subscriptions_pending", help, None, MetricType::Gauge)?;
         ConstGauge::new(pending.cast_signed()).encode(metric)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::WILDCARD;
 use crate::xds::{Lookup, Resource, ResourceName, ResourceSet, Variant, Version};
 
 /// So many names are moved one by one; more of them by sorting everything.
@@ -20,10 +21,23 @@ pub enum Status {
     Rejected(Arc<str>),
 }
 
+/// What was done about a name that the client waits for and is not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Noted {
+    #[default]
+    Nothing,
+    /// It is waited for how long that lasts.
+    Watched,
+    /// An operator has heard of it.
+    Said,
+}
+
 /// What is to be done about a name.
 #[derive(Debug)]
 pub(super) enum Plan {
     Nothing,
+    /// SotW: there is none and will be none, which cannot be said to the client.
+    Refuse,
     Send(Arc<Resource>),
     /// Say that there is none.
     Remove,
@@ -44,12 +58,26 @@ pub(super) struct Interest {
     pub(super) due: bool,
     /// The client has heard that there is no such thing.
     pub(super) told_absent: bool,
+    pub(super) noted: Noted,
     pub(super) status: Status,
+}
+
+/// What a list of names asks for: names, and whether it asks for everything. Where that is allowed, an empty name is none,
+/// and a list `first` on its stream that names nothing asks for everything, as with SPIRE.
+pub fn asked(mut names: Vec<ResourceName>, first: bool, allowed: bool) -> (Vec<ResourceName>, bool) {
+    if !allowed {
+        return (names, false);
+    }
+    names.retain(|name| !name.as_str().is_empty());
+    let everything = first && names.is_empty() || names.iter().any(|name| name.as_str() == WILDCARD);
+    names.retain(|name| name.as_str() != WILDCARD);
+    (names, everything)
 }
 
 impl Interest {
     fn new(name: ResourceName, explicit: bool) -> Self {
-        Self { name, explicit, held: None, taken: None, due: false, told_absent: false, status: Status::NotSent }
+        let (noted, status) = (Noted::Nothing, Status::NotSent);
+        Self { name, explicit, held: None, taken: None, due: false, told_absent: false, noted, status }
     }
 
     /// Asked for and not heard of: neither a resource nor that there is none.
@@ -69,6 +97,7 @@ impl Interest {
             Lookup::Available(resource) if self.wants(resource.version()) => Plan::Send(resource.clone()),
             Lookup::Absent if delta && self.held.is_some() => Plan::Remove,
             Lookup::Impossible if delta && !self.told_absent => Plan::Remove,
+            Lookup::Impossible if !delta && self.is_unheard() && self.noted != Noted::Said => Plan::Refuse,
             // SotW cannot say no: an empty response would not end Envoy's waiting either.
             Lookup::Available(_) | Lookup::KeptBack(_) | Lookup::Withheld | Lookup::Absent | Lookup::Impossible => {
                 Plan::Nothing
@@ -251,8 +280,33 @@ impl Interests {
         self.change(name, |interest| interest.due = true);
     }
 
+    /// Says of these names no more that they are not there.
+    pub(super) fn said(&mut self, names: &[ResourceName]) {
+        for name in names {
+            self.change(name, |interest| interest.noted = Noted::Said);
+        }
+    }
+
+    /// Names that are waited for since this was called last, or longer; from now on it is waited for the others. Each name
+    /// is returned once. Says too whether any are waited for.
+    pub(super) fn overdue(&mut self) -> (Vec<ResourceName>, bool) {
+        let (mut overdue, mut watched) = (Vec::new(), false);
+        for interest in self.all.iter_mut().filter(|interest| interest.is_unheard()) {
+            match interest.noted {
+                Noted::Nothing => (interest.noted, watched) = (Noted::Watched, true),
+                Noted::Watched => {
+                    interest.noted = Noted::Said;
+                    overdue.push(interest.name.clone());
+                }
+                Noted::Said => {}
+            }
+        }
+        (overdue, watched)
+    }
+
     pub(super) fn sent(&mut self, name: &ResourceName, version: &Version) {
         self.change(name, |interest| {
+            interest.noted = Noted::Nothing;
             interest.held = Some(version.clone());
             interest.due = false;
             interest.told_absent = false;

@@ -194,3 +194,48 @@ fn delta_unsubscribing_from_what_was_never_asked_is_nothing() {
     client.edits(&[], &["b"], &[]);
     client.hears(&set(&["a@1", "b@1"]), &[]);
 }
+
+/// It cannot be said to the client, so an operator hears of it: once, however often the client repeats itself.
+#[test]
+fn a_name_that_can_never_be_had_is_reported_once() {
+    let mut client = Client::sotw();
+    client.wants(&["a", "never-1", "later"]);
+    client.hears(&ResourceSet::pending(), &[]);
+    assert!(client.server.take_refused().is_empty(), "nothing is known yet");
+    client.hears(&set(&["a@1"]), &["a@1"]);
+    assert_eq!(client.server.take_refused(), ["never-1".into()]);
+    client.acks_all();
+    client.hears(&set(&["a@2"]), &["a@2"]);
+    client.acks_all();
+    client.wants(&["a", "never-1", "never-2"]);
+    client.hears(&set(&["a@2"]), &[]);
+    assert_eq!(client.server.take_refused(), ["never-2".into()]);
+    assert_eq!(client.server.waiting(), 2, "the client waits all the same");
+    let mut delta = Client::delta();
+    delta.wants(&["never-1"]);
+    delta.hears(&set(&[]), &["-never-1"]);
+    assert!(delta.server.take_refused().is_empty(), "the client has been told");
+}
+
+#[test]
+fn what_is_waited_for_is_reported_once_and_after_it_was_watched() {
+    let overdue = |client: &mut Client| {
+        let (names, more) = client.server.take_overdue();
+        (names.iter().map(ToString::to_string).collect::<Vec<_>>(), more)
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    for mut client in Client::each() {
+        client.wants(&["a", "b", "c"]);
+        client.hears(&set(&["a@1"]), &["a@1"]);
+        client.acks_all();
+        assert_eq!(overdue(&mut client), (vec![], true), "from now on it is watched");
+        client.wants(&["a", "b", "c", "d"]);
+        client.hears(&set(&["a@1", "b@1"]), &["b@1"]);
+        client.acks_all();
+        assert_eq!(overdue(&mut client), (names(&["c"]), true), "d has not waited for as long");
+        assert_eq!(overdue(&mut client), (names(&["d"]), false));
+        assert_eq!(overdue(&mut client), (vec![], false));
+        client.hears(&set(&["a@1", "b@1", "c@1", "d@1"]), &["c@1", "d@1"]);
+        assert_eq!(overdue(&mut client), (vec![], false));
+    }
+}

@@ -145,3 +145,29 @@ fn delta_claims_of_a_wildcard_are_limited_too() {
     client.edits(&[], &[], &[("a", "1"), ("b", "1"), ("c", "1")]);
     assert_eq!(client.server.names(), 2);
 }
+
+/// One reading for streams and for single answers, as SPIRE has it: an empty name is none.
+#[test]
+fn an_empty_name_is_none_where_everything_may_be_asked_for() {
+    let read = |names: &[&str], first, allowed| {
+        let (names, everything) = asked(names.iter().map(|name| (*name).into()).collect(), first, allowed);
+        (names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>(), everything)
+    };
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(read(&[], true, true), (vec![], true));
+    assert_eq!(read(&[""], true, true), (vec![], true));
+    assert_eq!(read(&[""], false, true), (vec![], false));
+    assert_eq!(read(&["*", "a", ""], false, true), (named(&["a"]), true));
+    assert_eq!(read(&["a", ""], true, true), (named(&["a"]), false));
+    assert_eq!(read(&["*", ""], true, false), (named(&["*", ""]), false));
+    for variant in [Variant::Sotw, Variant::Delta] {
+        let mut client = wild(variant);
+        assert!(client.wants(&[""]).wildcard);
+        client.hears(&set(&["a@1", "b@1"]), &["a@1", "b@1"]);
+        assert_eq!(client.server.names(), 2);
+        let mut client = wild(variant);
+        client.wants(&["a"]);
+        client.hears(&set(&["a@1"]), &["a@1"]);
+        assert!(!client.wants(&[""]).wildcard, "later it is nothing");
+    }
+}
