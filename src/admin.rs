@@ -85,7 +85,12 @@ pub struct Parts {
 /// Every page. [`Admin::run`] puts the guards in front of it.
 pub fn router(parts: Parts) -> Router {
     let desk = || middleware::from_fn_with_state(Desk::default(), desk::aside);
-    let csds = csds::service(parts.sight.streams.clone());
+    let csds = Router::new()
+        .route_service(
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/{method}",
+            csds::service(parts.sight.streams.clone()),
+        )
+        .route_layer(middleware::from_fn(csds::bounded));
     let sight = Router::new()
         .route("/", get(page::page))
         .route("/debug/sources", get(debug::sources))
@@ -104,9 +109,9 @@ pub fn router(parts: Parts) -> Router {
         // With a place of their own: monitoring waits for no page.
         .route("/metrics", get(probes::metrics))
         .route_layer(desk())
-        .route_service("/envoy.service.status.v3.ClientStatusDiscoveryService/{method}", csds)
         .route("/live", get(probes::live))
         .route("/ready", get(probes::ready))
         .with_state(parts)
         .merge(sight)
+        .merge(csds)
 }

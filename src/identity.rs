@@ -14,7 +14,7 @@ mod svid;
 mod withdrawn;
 mod workload;
 
-pub use asked::{FileLease, FileStore, LINGER, Questions, Wanted};
+pub use asked::{Asker, FileLease, FileStore, LINGER, Questions, Wanted};
 pub use bundle::TrustBundle;
 pub use file::{FilePolicy, FileRequest, FileSecret, FileSnapshot, SystemRoots};
 pub use jwt::{JwtBundle, JwtRequest, JwtSnapshot, JwtState, JwtSubject, JwtSvid, Token};

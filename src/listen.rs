@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod fuzzing;
 pub(crate) mod guard;
 pub(crate) mod http;
+pub(crate) mod messages;
 pub(crate) mod peer;
 pub(crate) mod stall;
 mod troubles;

@@ -13,6 +13,7 @@ mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod generated;
 mod health;
 mod inbound;
 mod limits;
@@ -274,9 +275,10 @@ impl Server {
     pub async fn run(self, states: watch::Receiver<Availability>, stop: CancellationToken) -> Result<(), ServerError> {
         let stop = stop.child_token();
         let (reporter, health) = tonic_health::server::health_reporter();
-        let routes =
-            Routes::new(Secrets(self.shared.clone())).add_service(Aggregated(self.shared.clone())).add_service(health);
-        let routes = reflection::add(routes).map_err(ServerError::Descriptors)?;
+        let routes = reflection::add(Routes::new(health)).map_err(ServerError::Descriptors)?;
+        let routes = generated::bound(routes, self.shared.clone())
+            .add_service(Secrets(self.shared.clone()))
+            .add_service(Aggregated(self.shared.clone()));
         let routes = rest::add(routes, self.shared.clone()).prepare();
         let settings = &self.shared.settings;
         let connections = Connections::new(limits::connections(settings.limits()), self.connections, "xds");

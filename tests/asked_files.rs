@@ -474,3 +474,22 @@ async fn no_more_than_so_many_are_followed_and_the_latest_wait() {
     clients[1].expect([&*names[2]]).await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_not_there_takes_no_place_of_what_is() {
+    let (place, running, channel) = serving("secrets: { files: { allow: [$/certs], max: 2 } }").await;
+    let missing = [0, 1, 2, 3, 4, 5, 6, 7].map(|at| root(&place, &format!("certs/missing-{at}.pem")));
+    let mut greedy = Delta::secrets(&channel).await;
+    greedy.subscribe(missing.each_ref().map(String::as_str)).await;
+    greedy.expect_silence().await;
+    let held = Pair::new("one.test");
+    held.write(&place.at("certs"), "web");
+    let web = cert(&place, "web");
+    let mut client = Sotw::secrets(&channel).await;
+    client.subscribe([&*web]).await;
+    assert_eq!(content(&client.expect([&*web]).await[0]), held.content());
+    // And what was not there is followed all the same.
+    replace(&place.at("certs/missing-0.pem"), &held.chain);
+    greedy.expect([&*missing[0]]).await;
+    running.stop().await;
+}

@@ -174,3 +174,22 @@ async fn memory_comes_back_when_clients_go() {
     let enough = idle + (most - idle) / 2;
     eventually("memory comes back", || program.memory("VmRSS") < enough).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_health_and_reflection_are_bounded_too() {
+    let program = Program::start("limits: { request_timeout: 1s }\n").await;
+    let mut connection = program.connect().await;
+    let (health, reflection) =
+        ("/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    // A megabyte is announced; a message is begun. Reflection ends such calls without an error.
+    for (bytes, code) in
+        [(&[0, 0, 0x10, 0, 0, 0x1a], Code::ResourceExhausted), (&[0, 0, 0, 0, 9, 0x1a], Code::DeadlineExceeded)]
+    {
+        for (path, code) in [(health, code), (reflection, Code::Ok)] {
+            let mut call = connection.open(path).await;
+            call.send(Bytes::from_static(bytes));
+            assert_eq!(call.status().await, code, "{path}");
+        }
+    }
+    program.serves().await;
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -21,10 +22,22 @@ pub struct FileStore {
     known: watch::Sender<Arc<FileSnapshot>>,
 }
 
+/// Whose share of the places a request counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asker {
+    /// A user of this machine.
+    User(u32),
+    /// Whoever is at this address.
+    Address(IpAddr),
+}
+
 /// Who asks for one thing.
 #[derive(Debug)]
 struct Asked {
-    holders: usize,
+    /// With how many streams.
+    holders: BTreeMap<Asker, usize>,
+    /// It was looked at, and there is nothing that could be served.
+    empty: bool,
     first: Instant,
     /// When the last one went.
     released: Option<Instant>,
@@ -49,6 +62,7 @@ pub struct Questions(watch::Receiver<BTreeMap<FileRequest, Asked>>);
 #[derive(Debug)]
 pub struct FileLease {
     store: Arc<FileStore>,
+    asker: Asker,
     held: BTreeSet<FileRequest>,
 }
 
@@ -59,8 +73,20 @@ impl FileStore {
         Self::default()
     }
 
-    /// Replaces what is known and wakes the watchers, unless nothing changed.
-    pub fn publish(&self, snapshot: FileSnapshot) {
+    /// Replaces what is known and wakes the watchers, unless nothing changed. Says whether places have become free,
+    /// because there is nothing in what has them.
+    pub fn publish(&self, snapshot: FileSnapshot) -> bool {
+        let mut freed = false;
+        self.asked.send_if_modified(|asked| {
+            for request in &snapshot.tried {
+                let Some(asked) = asked.get_mut(request) else { continue };
+                let empty = !snapshot.secrets.contains_key(request);
+                freed |= empty && !asked.empty;
+                asked.empty = empty;
+            }
+            // Who reads is the one who calls this.
+            false
+        });
         self.known.send_if_modified(|known| {
             let changed = **known != snapshot;
             if changed {
@@ -68,6 +94,7 @@ impl FileStore {
             }
             changed
         });
+        freed
     }
 
     /// What is known, now and as it changes.
@@ -82,19 +109,21 @@ impl FileStore {
         Questions(self.asked.subscribe())
     }
 
-    /// The requests to follow, at most `max`: those of streams before those that only linger, older ones first. Forgets
-    /// what nobody has wanted for [`LINGER`], and what lingers without a place.
+    /// The requests to follow. Those of streams come before those that only linger, then each client's first one, each
+    /// one's second, and so on. At most `max` of them are not empty, and as many are: what is not there, however much of
+    /// it is asked for, takes the place of nothing that is. Forgets what nobody has wanted for [`LINGER`], and what
+    /// lingers without a place.
     #[must_use]
     pub fn wanted(&self, max: usize, now: Instant) -> Wanted {
         let mut wanted = Wanted::default();
         self.asked.send_if_modified(|asked| {
             asked.retain(|_, asked| asked.released.is_none_or(|at| now.saturating_duration_since(at) < LINGER));
-            let mut order: Vec<_> =
-                asked.iter().map(|(request, asked)| (asked.holders == 0, asked.first, request)).collect();
-            order.sort();
-            wanted.waiting = order.iter().skip(max).filter(|(lingers, ..)| !lingers).count();
-            wanted.requests = order.into_iter().take(max).map(|(.., request)| request.clone()).collect();
-            asked.retain(|request, asked| asked.holders > 0 || wanted.requests.contains(request));
+            for empty in [false, true] {
+                let order = order(asked, empty);
+                wanted.waiting += order.iter().skip(max).filter(|(lingers, ..)| !lingers).count();
+                wanted.requests.extend(order.into_iter().take(max).map(|(.., request)| request.clone()));
+            }
+            asked.retain(|request, asked| asked.lives() || wanted.requests.contains(request));
             wanted.lapses = asked.values().filter_map(|asked| asked.released).min().map(|at| at + LINGER);
             // Who reads is the one who calls this.
             false
@@ -104,8 +133,37 @@ impl FileStore {
 
     /// A place to ask from.
     #[must_use]
-    pub fn lease(self: &Arc<Self>) -> FileLease {
-        FileLease { store: self.clone(), held: BTreeSet::new() }
+    pub fn lease(self: &Arc<Self>, asker: Asker) -> FileLease {
+        FileLease { store: self.clone(), asker, held: BTreeSet::new() }
+    }
+}
+
+/// Requests that are empty, or all others, in the order in which they get places: whether it only lingers, the how
+/// manieth it is of its client, and its age.
+fn order(asked: &BTreeMap<FileRequest, Asked>, empty: bool) -> Vec<(bool, usize, Instant, &FileRequest)> {
+    let mut of_age: Vec<_> = asked.iter().filter(|(_, asked)| asked.empty == empty).collect();
+    of_age.sort_by_key(|(request, asked)| (asked.first, *request));
+    let mut counts: BTreeMap<Asker, usize> = BTreeMap::new();
+    let mut order: Vec<_> = of_age
+        .into_iter()
+        .map(|(request, asked)| {
+            let count = |asker: &Asker| {
+                let count = counts.entry(*asker).or_default();
+                *count += 1;
+                *count
+            };
+            let rank = asked.holders.keys().map(count).min().unwrap_or_default();
+            (!asked.lives(), rank, asked.first, request)
+        })
+        .collect();
+    order.sort();
+    order
+}
+
+impl Asked {
+    /// Whether a stream has it.
+    fn lives(&self) -> bool {
+        !self.holders.is_empty()
     }
 }
 
@@ -123,18 +181,21 @@ impl FileLease {
             return;
         }
         let before = std::mem::replace(&mut self.held, requests);
-        let (held, now) = (&self.held, Instant::now());
+        let (held, asker, now) = (&self.held, self.asker, Instant::now());
         self.store.asked.send_modify(|asked| {
             for request in held.difference(&before) {
-                let entry = asked.entry(request.clone()).or_insert(Asked { holders: 0, first: now, released: None });
-                entry.holders += 1;
+                let new = || Asked { holders: BTreeMap::new(), empty: false, first: now, released: None };
+                let entry = asked.entry(request.clone()).or_insert_with(new);
+                *entry.holders.entry(asker).or_default() += 1;
                 entry.released = None;
             }
             for request in before.difference(held) {
-                if let Some(entry) = asked.get_mut(request) {
-                    entry.holders = entry.holders.saturating_sub(1);
-                    entry.released = (entry.holders == 0).then_some(now);
+                let Some(entry) = asked.get_mut(request) else { continue };
+                if let Some(streams) = entry.holders.get_mut(&asker) {
+                    *streams = streams.saturating_sub(1);
                 }
+                entry.holders.retain(|_, streams| *streams > 0);
+                entry.released = (!entry.lives()).then_some(now);
             }
         });
     }
@@ -156,6 +217,9 @@ impl Drop for FileLease {
 mod tests {
     use super::*;
 
+    const ONE: Asker = Asker::User(1);
+    const OTHER: Asker = Asker::User(2);
+
     fn some(names: &[&str]) -> BTreeSet<FileRequest> {
         names.iter().map(|name| FileRequest::Roots(name.into())).collect()
     }
@@ -163,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_wanted_and_lingers() {
         let store = Arc::new(FileStore::new());
-        let (mut one, mut two) = (store.lease(), store.lease());
+        let (mut one, mut two) = (store.lease(ONE), store.lease(ONE));
         one.hold(some(&["/a", "/b"]));
         two.hold(some(&["/b"]));
         assert_eq!(store.wanted(9, Instant::now()).requests, some(&["/a", "/b"]));
@@ -182,7 +246,7 @@ mod tests {
         let leases: Vec<_> = ["/z", "/y", "/x", "/w"]
             .into_iter()
             .map(|name| {
-                let mut lease = store.lease();
+                let mut lease = store.lease(ONE);
                 lease.hold(some(&[name]));
                 lease
             })
@@ -196,5 +260,44 @@ mod tests {
         drop(leases);
         assert_eq!(store.wanted(2, Instant::now()).requests.len(), 2);
         assert!(store.asked.borrow().len() <= 2, "what lingers is bounded too");
+    }
+
+    #[test]
+    fn whoever_asks_for_much_leaves_others_their_share() {
+        let store = Arc::new(FileStore::new());
+        let (mut one, mut other) = (store.lease(ONE), store.lease(OTHER));
+        one.hold(some(&["/a", "/b", "/c", "/d", "/e", "/f"]));
+        assert_eq!(
+            store.wanted(4, Instant::now()).requests,
+            some(&["/a", "/b", "/c", "/d"]),
+            "all, while nobody else asks"
+        );
+        other.hold(some(&["/x", "/y", "/z"]));
+        let wanted = store.wanted(4, Instant::now());
+        assert_eq!((wanted.requests, wanted.waiting), (some(&["/a", "/b", "/x", "/y"]), 5));
+        // What both want is on the account of whoever has less.
+        other.hold(some(&["/f"]));
+        assert_eq!(store.wanted(4, Instant::now()).requests, some(&["/a", "/b", "/c", "/f"]));
+    }
+
+    #[test]
+    fn what_is_empty_takes_no_place_of_what_is_not() {
+        let store = Arc::new(FileStore::new());
+        let (mut one, mut other) = (store.lease(ONE), store.lease(ONE));
+        one.hold(some(&["/a", "/b", "/c"]));
+        other.hold(some(&["/x"]));
+        assert_eq!(store.wanted(2, Instant::now()).requests, some(&["/a", "/b"]));
+        let tried = |names| FileSnapshot { tried: some(names), ..FileSnapshot::default() };
+        assert!(store.publish(tried(&["/a", "/b"])), "two places are free");
+        assert!(!store.publish(tried(&["/a", "/b"])), "they were before");
+        let wanted = store.wanted(2, Instant::now());
+        assert_eq!(
+            (wanted.requests, wanted.waiting),
+            (some(&["/a", "/b", "/c", "/x"]), 0),
+            "and they are still followed"
+        );
+        let _ = store.publish(tried(&["/c"]));
+        let wanted = store.wanted(2, Instant::now());
+        assert_eq!((wanted.requests, wanted.waiting), (some(&["/a", "/b", "/x"]), 1), "so many of them");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::telemetry::metrics::PeerClass;
+use crate::{identity::Asker, telemetry::metrics::PeerClass};
 
 /// The other end of a connection, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,15 @@ impl From<Peer> for Owner {
                 IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
                 ip @ IpAddr::V4(_) => ip,
             }),
+        }
+    }
+}
+
+impl From<Peer> for Asker {
+    fn from(peer: Peer) -> Self {
+        match Owner::from(peer) {
+            Owner::User(uid) => Self::User(uid),
+            Owner::Address(ip) => Self::Address(ip),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use axum::middleware::Next;
 use envoy_types::pb::{
     envoy::{
         admin::v3::UpdateFailureState,
@@ -31,16 +32,32 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::registry::{NameView, State, StreamView, Streams};
-use crate::{listen::Peer, xds::SECRET_TYPE_URL};
+use crate::{
+    listen::{
+        Peer,
+        messages::{Bounds, Messages},
+    },
+    xds::SECRET_TYPE_URL,
+};
 
 /// Bytes of one request; it holds matchers and nothing else of use.
-const REQUEST: usize = 64 << 10;
+const REQUEST: usize = 8 << 10;
+/// From the first byte of a request to its last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The method that is asked more than once.
+const STREAMING: &str = "/StreamClientStatus";
 
 /// The service, for the admin listener.
 #[must_use]
 pub fn service(streams: Streams) -> ClientStatusDiscoveryServiceServer<impl ClientStatusDiscoveryService> {
     ClientStatusDiscoveryServiceServer::new(Csds { streams, turn: Arc::new(Semaphore::new(1)) })
-        .max_decoding_message_size(REQUEST)
+}
+
+/// Stands before the service: no request is too large, and none takes for ever.
+pub async fn bounded(request: axum::extract::Request, next: Next) -> axum::response::Response {
+    let unary = !request.uri().path().ends_with(STREAMING);
+    let bounds = Bounds { bytes: REQUEST, patience: PATIENCE, unary };
+    next.run(request.map(|body| axum::body::Body::new(Messages::new(body, bounds)))).await
 }
 
 #[derive(Clone)]

@@ -87,7 +87,7 @@ impl<W: Wire> Drive<W> {
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             feed: WatchStream::new(feed),
             names,
-            files: shared.files.lease(),
+            files: shared.files.lease(peer.into()),
             now: None,
             flavour,
             flavours,

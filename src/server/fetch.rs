@@ -36,7 +36,7 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
     let mut inbound = Inbound::<WireSotw>::new(request.into_body(), bounds, shared.budgets.open(peer));
     let first = tokio::time::timeout(bounds.patience, poll_fn(|cx| inbound.poll_message(cx))).await;
     let result = match first {
-        Ok(Some(Ok(message))) => fetch(&shared, message, inbound.into_charge()).await,
+        Ok(Some(Ok(message))) => fetch(&shared, peer, message, inbound.into_charge()).await,
         Ok(Some(Err(status))) => Err(status),
         Ok(None) => Err(Status::invalid_argument("the request is empty; send one DiscoveryRequest")),
         Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
@@ -53,11 +53,16 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
     }
 }
 
-async fn fetch(shared: &Shared, mut message: WireSotw, mut charge: Charge) -> Result<(Bytes, Charge), Status> {
+async fn fetch(
+    shared: &Shared,
+    peer: Peer,
+    mut message: WireSotw,
+    mut charge: Charge,
+) -> Result<(Bytes, Charge), Status> {
     let node = message.take_node().map(Node::from).unwrap_or_default();
     let names = message.resource_names;
     charge.set(weight(&names))?;
-    let _files = read_files(shared, &names).await;
+    let _files = read_files(shared, peer, &names).await;
     let render = |found: &[&Resource]| xds::unary_frame(&shared.origin, found);
     let frame = find(shared, &node, &message.type_url, names, &mut charge, render)?;
     charge.set(frame.len())?;
@@ -71,8 +76,8 @@ pub(super) fn weight(names: &[String]) -> usize {
 
 /// Asks for the files among `names` and waits until they were looked at and what is in them can be found, which a stream
 /// would do by itself.
-pub(super) async fn read_files(shared: &Shared, names: &[String]) -> FileLease {
-    let mut lease = shared.files.lease();
+pub(super) async fn read_files(shared: &Shared, peer: Peer, names: &[String]) -> FileLease {
+    let mut lease = shared.files.lease(peer.into());
     let live = shared.settings.now();
     let files: Vec<_> = names.iter().filter_map(|name| Some((name, live.secrets.file(name)?))).collect();
     if files.is_empty() {

@@ -6,17 +6,12 @@ use tonic_reflection::{pb, server::Builder};
 /// The discovery services and all messages in them, trimmed to what is read and written here (`proto/README.md`).
 const REFLECTED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflected.bin"));
 
-/// A request is one symbol or file name.
-const REQUEST_BYTES: usize = 4096;
-
 /// Adds both versions of the reflection service; each tells of both, so that whatever a client lists is all there is.
 ///
 /// # Errors
 /// When the descriptors do not fit together: a defect of the build, which the test here finds.
 pub(super) fn add(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
-    let v1 = builder().build_v1()?.max_decoding_message_size(REQUEST_BYTES);
-    let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES);
-    Ok(routes.add_service(v1).add_service(v1alpha))
+    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
 fn builder() -> Builder<'static> {

@@ -83,7 +83,7 @@ where
         Ok(asked) => asked,
         Err((code, words)) => return text(code, &words),
     };
-    match ask(shared, asked, charge).await {
+    match ask(shared, peer, asked, charge).await {
         Ok(response) => {
             shared.metrics.fetched("rest", code_name(Code::Ok));
             response
@@ -126,11 +126,11 @@ where
     serde_json::from_slice(&whole).map_err(invalid)
 }
 
-async fn ask(shared: &Shared, asked: json::Asked, mut charge: Charge) -> Result<Response<Body>, Status> {
+async fn ask(shared: &Shared, peer: Peer, asked: json::Asked, mut charge: Charge) -> Result<Response<Body>, Status> {
     let node = Node::from(asked.node);
     let held = asked.version_info;
     charge.set(fetch::weight(&asked.resource_names))?;
-    let _files = fetch::read_files(shared, &asked.resource_names).await;
+    let _files = fetch::read_files(shared, peer, &asked.resource_names).await;
     let render = |found: &[&Resource]| respond(&held, found);
     let response = fetch::find(shared, &node, &asked.type_url, asked.resource_names, &mut charge, render)?;
     charge.set(response.body().size_hint().lower() as usize)?;

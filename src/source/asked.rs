@@ -106,15 +106,26 @@ impl AskedFiles {
                 () = changed(self.watch.as_ref()) => true,
                 () = sleep(self.nap()) => self.is_due(),
             };
+            tokio::select! {
+                // Whoever hangs in a file system is left alone there.
+                () = stop.cancelled() => return,
+                () = self.follow(look) => {}
+            }
+        }
+    }
+
+    /// Takes up what is wanted and looks at all of it if some is new, or if it is to `look`.
+    async fn follow(&mut self, mut look: bool) {
+        loop {
             let new = self.take_up();
             if look || new {
-                tokio::select! {
-                    // Whoever hangs in a file system is left alone there.
-                    () = stop.cancelled() => return,
-                    () = self.look() => {}
-                }
+                self.look().await;
             }
-            self.publish();
+            // What turns out to be empty leaves its place to what waits.
+            if !self.publish() || self.wanted.waiting == 0 {
+                return;
+            }
+            look = false;
         }
     }
 
@@ -123,7 +134,11 @@ impl AskedFiles {
         let before = std::mem::replace(&mut self.wanted, self.store.wanted(self.policy.max, Instant::now()));
         if self.wanted.waiting > 0 && before.waiting == 0 {
             let (max, waiting) = (self.policy.max, self.wanted.waiting);
-            tracing::warn!(max, waiting, "clients ask for more files than are followed at once, the latest wait");
+            tracing::warn!(
+                max,
+                waiting,
+                "clients ask for more files than are followed at once, those of whoever asks for most wait"
+            );
         }
         self.followed.retain(|request, _| self.wanted.requests.contains(request));
         let known = self.followed.len();
@@ -167,8 +182,8 @@ impl AskedFiles {
         }
     }
 
-    /// A certificate whose life is over is kept by who has it, and given to nobody anew.
-    fn publish(&self) {
+    /// A certificate whose life is over is kept by who has it, and given to nobody anew. Says whether places are free.
+    fn publish(&self) -> bool {
         let now = (self.clock)();
         let lives = |secret: &Arc<FileSecret>| secret.validity().is_none_or(|validity| !validity.is_expired(now));
         let good = self.followed.iter().filter_map(|(request, followed)| Some((request, followed.good.as_ref()?)));
@@ -176,7 +191,7 @@ impl AskedFiles {
         self.store.publish(FileSnapshot {
             secrets: secrets.map(|(request, secret)| (request.clone(), secret.clone())).collect(),
             tried: self.followed.keys().cloned().collect(),
-        });
+        })
     }
 
     /// Whether something has to be looked at because time has passed.
