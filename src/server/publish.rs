@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::StreamExt as _;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -25,7 +26,7 @@ use traced::Traced;
 use super::{Streams, live::Live};
 use crate::{
     identity::{Availability, FileSnapshot, IdentitySnapshot, JwtSnapshot},
-    lifecycle::{Heartbeat, Responder, heartbeat},
+    lifecycle::{Heartbeat, Responder, clock, heartbeat},
     secret::{self, Change, Flavour, Hold, Note, Part, Rollout, SecretCatalog},
     telemetry::{metrics::RolloutMetrics, traces::Traces},
 };
@@ -142,6 +143,7 @@ impl Publisher {
         let mut tuned = None;
         let mut wake = None;
         let acks = self.acks.clone();
+        let mut clock_changes = clock::changes();
         self.started = Instant::now();
         loop {
             let direct = tokio::select! {
@@ -177,6 +179,11 @@ impl Publisher {
                     continue;
                 }
                 () = acks.changed() => false,
+                // What is valid is another question then.
+                Some(()) = clock_changes.next() => {
+                    self.expiry = self.rollout.published().map(|_| Instant::now());
+                    false
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => false,
             };
             let direct = direct || states.has_changed().unwrap_or_default();

@@ -11,6 +11,7 @@ use tokio::{
 use super::{Fetches, refresh::Demand};
 use crate::{
     identity::{Availability, JwtSvid},
+    lifecycle::clock,
     source::{SourceError, SourceStatus, decode::jwt::JwtKeys},
 };
 
@@ -48,6 +49,7 @@ pub(super) struct Around {
     identities: watch::Receiver<Availability>,
     status: Option<watch::Receiver<SourceStatus>>,
     connected: bool,
+    clock_changes: BoxStream<'static, ()>,
 }
 
 impl Around {
@@ -56,7 +58,7 @@ impl Around {
         demands: mpsc::Receiver<Demand>,
         identities: watch::Receiver<Availability>,
     ) -> Self {
-        Self { active, demands, identities, status: None, connected: false }
+        Self { active, demands, identities, status: None, connected: false, clock_changes: clock::changes() }
     }
 
     /// Hears from now on when the source is back.
@@ -86,6 +88,7 @@ impl Around {
             Some(only) = self.demands.recv() => News::Demanded(only),
             Some((index, question, fetched)) = fetches.next() => News::Fetched(index, question, fetched),
             Some(news) = keys.next() => News::Keys(news),
+            Some(()) = self.clock_changes.next() => News::Alarm,
             () = sleep(nap) => News::Alarm,
         }
     }
