@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fs};
 use aws_lc_rs::hmac;
 use base64ct::{Base64, Encoding as _};
 use receiver::Receiver;
-use spiffe_sds::{hooks::HookEvent, output::OutputEvent};
+use spiffe_sds::hooks::HookEvent;
 use support::{
     app::{Place, Running},
     secrets,

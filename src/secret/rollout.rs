@@ -286,9 +286,10 @@ impl Rollout {
     fn hold(&self, moment: Moment) -> Option<Hold> {
         let acked = |step: &Step| moment.acked >= step.number;
         let hold = |until, reason, for_acks| Hold { until, reason, for_acks };
-        let returning = self
-            .returning
-            .map(|returning| hold(moment.all_back_at(&returning), HoldReason::Returning, !acked(&returning.trust)));
+        // What is not withdrawn from those who return stays for everybody.
+        let reason = if self.leaving.is_empty() { HoldReason::Returning } else { HoldReason::Withdrawal };
+        let returning =
+            self.returning.map(|returning| hold(moment.all_back_at(&returning), reason, !acked(&returning.trust)));
         let waiting = !self.pending.is_empty();
         let fresh = self.fresh.values().filter(|_| waiting);
         let fresh = fresh.map(|step| hold(moment.over_at(*step), HoldReason::Certificates, !acked(step)));

@@ -376,6 +376,7 @@ fn nothing_is_withdrawn_from_who_comes_back_before_its_certificates_have_changed
     line.says(snapshot("l2", &[("example.org", &["b"])]));
     line.passes(0.899);
     line.gave(&["l1 example.org=a,b", "l2 example.org=a,b"]);
+    assert_eq!(line.goes().map(|hold| hold.reason), Some(HoldReason::Withdrawal));
     line.passes(0.001);
     line.gave(&["l2 example.org=a,b"]);
     line.passes(0.249);
