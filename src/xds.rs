@@ -17,6 +17,7 @@
 mod buffer;
 mod foreign;
 mod name;
+mod node;
 mod request;
 mod resource;
 mod response;
@@ -26,7 +27,8 @@ mod subscription;
 
 pub(crate) use buffer::filled;
 pub use name::ResourceName;
-pub use request::{DeltaRequest, EnvoyVersion, Node, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
+pub use node::{AgentVersion, Details, EnvoyVersion, Node, UserAgent};
+pub use request::{DeltaRequest, Rejection, Request, SotwRequest, Wire, WireDelta, WireSotw};
 pub use resource::{Absence, Content, Lookup, Origin, Rank, Resource, ResourceSet, Version};
 pub use response::{Frame, unary_frame};
 pub use sieve::{Malformed, Sieve};

@@ -7,19 +7,23 @@
 mod fixture;
 mod support;
 
-use envoy_types::pb::envoy::{
-    service::status::v3::{
-        ClientConfig, ClientStatusRequest, ConfigStatus,
-        client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::status::v3::{
+            ClientConfig, ClientStatusRequest, ConfigStatus,
+            client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
+        },
+        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
     },
-    r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+    google::protobuf::{Struct, Value, value::Kind},
 };
 use fixture::Site;
 use prost::Message as _;
 use support::{
     traces,
     world::{bounded, unix_channel},
-    xds::Sotw,
+    xds::{Sotw, envoy},
 };
 use tonic::Code;
 
@@ -77,6 +81,69 @@ async fn a_rejection_stays_with_its_words_until_other_content_is_taken() {
     let text = String::from_utf8_lossy(&client.encode_to_vec()).into_owned();
     assert!(!text.contains("PRIVATE KEY") && !text.contains("CERTIFICATE"));
     traces::assert_none("CSDS", &text, &site.secrets());
+    site.stop().await;
+}
+
+/// Accepted and refused are two versions, and a client that has taken nothing uses nothing.
+#[tokio::test]
+async fn what_was_accepted_and_what_was_refused_are_told_apart() {
+    let site = Site::ready(&[]).await;
+    let mut envoy = Sotw::secrets(&site.xds().await).await;
+    envoy.subscribe(["default"]).await;
+    envoy.expect(["default"]).await;
+    let client = until(&site, &[("default", ConfigStatus::Stale)]).await;
+    assert_eq!(client.generic_xds_configs[0].version_info, "", "nothing was accepted yet");
+    envoy.ack().await;
+    let client = until(&site, &[("default", ConfigStatus::Synced)]).await;
+    let accepted = client.generic_xds_configs[0].version_info.clone();
+    assert!(!accepted.is_empty() && client.generic_xds_configs[0].error_state.is_none());
+    site.issuer.rotate().unwrap();
+    envoy.expect(["default"]).await;
+    let client = until(&site, &[("default", ConfigStatus::Stale)]).await;
+    assert_eq!(client.generic_xds_configs[0].version_info, accepted, "what was sent is not in use");
+    envoy.nack("no such curve").await;
+    let client = until(&site, &[("default", ConfigStatus::Error)]).await;
+    let config = &client.generic_xds_configs[0];
+    let error = config.error_state.as_ref().unwrap();
+    assert_eq!((config.version_info.as_str(), error.details.as_str()), (accepted.as_str(), "no such curve"));
+    assert!(!error.version_info.is_empty() && error.version_info != accepted, "{}", error.version_info);
+    assert!(error.last_update_attempt.is_some());
+    let refused = error.version_info.clone();
+    site.issuer.rotate().unwrap();
+    envoy.expect(["default"]).await;
+    envoy.ack().await;
+    let client = until(&site, &[("default", ConfigStatus::Synced)]).await;
+    let config = &client.generic_xds_configs[0];
+    assert!(config.error_state.is_none() && config.version_info != accepted && config.version_info != refused);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_is_shown_as_it_says_it_is_to_a_bound() {
+    let site = Site::ready(&[]).await;
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let fields = [("APP".to_owned(), text("web")), ("LARGE".to_owned(), text(&"x".repeat(50_000)))].into();
+    let node = Node { metadata: Some(Struct { fields }), ..envoy(40) };
+    let mut streams = Vec::new();
+    // One client, two streams.
+    let channel = site.xds().await;
+    for name in ["ROOTCA", "default"] {
+        let mut stream = Sotw::secrets(&channel).await.node(Some(node.clone()));
+        stream.subscribe([name]).await;
+        stream.expect([name]).await;
+        stream.ack().await;
+        streams.push(stream);
+    }
+    let client = until(&site, &[("ROOTCA", ConfigStatus::Synced), ("default", ConfigStatus::Synced)]).await;
+    let shown = client.node.unwrap();
+    assert_eq!(
+        (shown.id.as_str(), shown.cluster.as_str(), shown.user_agent_name.as_str()),
+        ("envoy-1", "test", "envoy")
+    );
+    assert_eq!(shown.user_agent_version_type, node.user_agent_version_type);
+    let metadata = shown.metadata.unwrap();
+    assert_eq!(metadata.fields.keys().collect::<Vec<_>>(), ["APP"], "what is too large is left out");
+    assert_eq!(metadata.fields["APP"], text("web"));
     site.stop().await;
 }
 

@@ -169,6 +169,7 @@ fn nodes_with_one_name_for_one_thing_share_its_resource() {
     assert!(Arc::ptr_eq(&set("not/a/segment"), view.set()), "nothing of its own");
     let many: Vec<_> = (0..3000).map(|at| set(&format!("n{at}"))).collect();
     assert_eq!(meaning(many.last().unwrap(), "sds://n2999"), B, "beyond what is kept it works as well");
+    assert!((1..=1024).contains(&view.kept()), "{} names of strangers are kept", view.kept());
 }
 
 #[test]

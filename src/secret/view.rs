@@ -159,6 +159,12 @@ impl View {
         targets.entry(target.clone()).or_insert(resource).clone()
     }
 
+    /// How many names that depend on the node are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Made> {
         // Whoever panicked with the lock left a map of whole entries.
         self.made.lock().unwrap_or_else(PoisonError::into_inner)

@@ -15,7 +15,7 @@ use axum::middleware::Next;
 use envoy_types::pb::{
     envoy::{
         admin::v3::UpdateFailureState,
-        config::core::v3::Node,
+        config::core::v3::{BuildVersion, Node, node::UserAgentVersionType},
         service::status::v3::{
             ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
             client_config::GenericXdsConfig,
@@ -23,11 +23,15 @@ use envoy_types::pb::{
                 ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer,
             },
         },
-        r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+        r#type::{
+            matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
+            v3::SemanticVersion,
+        },
     },
-    google::protobuf::Timestamp,
+    google::protobuf::{Struct, Timestamp},
 };
 use futures_util::{Stream, StreamExt as _};
+use prost::Message as _;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -37,7 +41,7 @@ use crate::{
         Peer,
         messages::{Bounds, Messages},
     },
-    xds::SECRET_TYPE_URL,
+    xds::{AgentVersion, Details, SECRET_TYPE_URL},
 };
 
 /// Bytes of one request; it holds matchers and nothing else of use.
@@ -112,15 +116,14 @@ type Key = (String, String);
 
 fn answer(streams: &Streams, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
     let matchers: Vec<_> = request.node_matchers.iter().map(matcher).collect::<Result<_, _>>()?;
-    let mut clients: BTreeMap<Key, (String, BTreeMap<String, NameView>)> = BTreeMap::new();
+    let mut clients: BTreeMap<Key, (Node, BTreeMap<String, NameView>)> = BTreeMap::new();
     for stream in streams.all() {
         let node = &stream.client.node;
         if !matchers.is_empty() && !matchers.iter().any(|matches| matches(node)) {
             continue;
         }
-        let (_, names) = clients
-            .entry((scope(&stream), node.clone()))
-            .or_insert_with(|| (stream.client.cluster.clone(), BTreeMap::new()));
+        let (_, names) =
+            clients.entry((scope(&stream), node.clone())).or_insert_with(|| (told(&stream), BTreeMap::new()));
         for name in stream.names {
             let key = name.name.to_string();
             match names.get(&key) {
@@ -131,13 +134,34 @@ fn answer(streams: &Streams, request: &ClientStatusRequest) -> Result<ClientStat
             }
         }
     }
-    let client = |((scope, id), (cluster, names)): (Key, (String, BTreeMap<String, NameView>))| ClientConfig {
-        node: Some(Node { id, cluster, ..Node::default() }),
+    let client = |((scope, _), (node, names)): (Key, (Node, BTreeMap<String, NameView>))| ClientConfig {
+        node: Some(node),
         generic_xds_configs: names.into_iter().map(|(name, view)| config(name, &view)).collect(),
         client_scope: scope,
         ..ClientConfig::default()
     };
     Ok(ClientStatusResponse { config: clients.into_iter().map(client).collect() })
+}
+
+/// The node as the client told it, as far as that is remembered.
+fn told(stream: &StreamView) -> Node {
+    let Details { agent, metadata } = &*stream.details;
+    let version = agent.version.clone().map(|version| match version {
+        AgentVersion::Text(text) => UserAgentVersionType::UserAgentVersion(text),
+        AgentVersion::Build { major: major_number, minor: minor_number, patch } => {
+            let version = Some(SemanticVersion { major_number, minor_number, patch });
+            UserAgentVersionType::UserAgentBuildVersion(BuildVersion { version, metadata: None })
+        }
+    });
+    Node {
+        id: stream.client.node.clone(),
+        cluster: stream.client.cluster.clone(),
+        user_agent_name: agent.name.clone(),
+        user_agent_version_type: version,
+        // It was encoded here.
+        metadata: Some(metadata).filter(|it| !it.is_empty()).and_then(|it| Struct::decode(it.as_slice()).ok()),
+        ..Node::default()
+    }
 }
 
 /// The peer without what differs between its connections.
@@ -155,7 +179,8 @@ fn config(name: String, view: &NameView) -> GenericXdsConfig {
         State::Stale => ConfigStatus::Stale,
         State::Error => ConfigStatus::Error,
     };
-    let version = || view.held.as_ref().map(ToString::to_string).unwrap_or_default();
+    // What the client uses; what it refused stands in the error.
+    let version = view.held.as_ref().map(ToString::to_string).unwrap_or_default();
     let error = view.rejection.as_ref().map(|words| UpdateFailureState {
         details: words.to_string(),
         version_info: view.rejected.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -165,7 +190,7 @@ fn config(name: String, view: &NameView) -> GenericXdsConfig {
     GenericXdsConfig {
         type_url: SECRET_TYPE_URL.to_owned(),
         name,
-        version_info: version(),
+        version_info: version,
         last_updated: view.acked.or(view.sent).map(timestamp),
         config_status: status.into(),
         error_state: error,

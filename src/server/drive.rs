@@ -43,8 +43,10 @@ pub(super) struct Drive<W> {
     shared: Arc<Shared>,
     inbound: Inbound<W>,
     state: StreamState,
-    /// For what `state` holds.
+    /// For what `state` holds, and what is remembered of the node.
     charge: Charge,
+    /// Bytes that are remembered of the node.
+    details: usize,
     feed: WatchStream<Feed>,
     /// Names that only this client has.
     names: Arc<NodeNames>,
@@ -84,6 +86,7 @@ impl<W: Wire> Drive<W> {
         Self {
             inbound: Inbound::new(body, shared.bounds(), charge.beside()),
             charge,
+            details: 0,
             state: StreamState::new(W::VARIANT, service, limits, wildcard, shared.origin.clone()),
             feed: WatchStream::new(feed),
             names,
@@ -135,6 +138,7 @@ impl<W: Wire> Drive<W> {
         if let Some(node) = &event.node {
             let admission = self.shared.admit(&self.shared.settings.now(), node);
             self.follow_as(admission);
+            self.details = self.observer.knows(node);
         }
         self.observer.heard(&event, &self.state);
         // Once one client is back, whoever is new could meet those that are not.
@@ -152,7 +156,7 @@ impl<W: Wire> Drive<W> {
                 self.files.hold(wanted.filter_map(|name| secrets.file(name.as_str())).collect());
             }
         }
-        Ok(self.charge.set(self.state.weight())?)
+        Ok(self.charge.set(self.state.weight() + self.details)?)
     }
 
     fn follow_as(&mut self, admission: Admission) {
@@ -245,7 +249,7 @@ impl<W: Wire> http_body::Body for Drive<W> {
             this.state.resend(name.as_ref());
         }
         // Responses that wait for their answer.
-        if let Err(exhausted) = this.charge.set(this.state.weight()) {
+        if let Err(exhausted) = this.charge.set(this.state.weight() + this.details) {
             return this.end(&exhausted.into());
         }
         let age = this.age();
@@ -266,3 +270,6 @@ impl<W> fmt::Debug for Drive<W> {
         f.debug_struct("Drive").field("state", &self.state).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

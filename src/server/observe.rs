@@ -21,7 +21,7 @@ use crate::{
         metrics::{Mismatch, StreamMeter, Suppressed},
         traces::Verdict,
     },
-    xds::{Answer, Event, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant},
+    xds::{Answer, Event, Node, Outgoing, ResourceName, ResourceSet, Service, StreamState, Update, Variant},
 };
 pub use event::{Client, StreamEvent};
 
@@ -77,6 +77,11 @@ impl StreamObserver {
     pub(super) fn sees(&mut self, now: &Arc<ResourceSet>) {
         self.seat.sees(now);
         self.now = Some(now.clone());
+    }
+
+    /// The client says this of itself; says how many bytes of it are remembered.
+    pub(super) fn knows(&self, node: &Node) -> usize {
+        self.seat.knows(node.details())
     }
 
     /// The stream looks at what came like this.

@@ -1,6 +1,8 @@
 //! Who is connected and what each has: one small cell a stream, written by the stream when something changes and read
 //! by whoever looks. Streams never wait for readers longer than it takes to copy one cell.
 
+mod details;
+mod resend;
 mod row;
 mod search;
 #[cfg(test)]
@@ -24,8 +26,10 @@ use super::{
     observe::Client,
 };
 use crate::secret::Missing;
-use crate::xds::{Changes, ResourceName, ResourceSet, Status, Subscription, Version};
+use crate::xds::{Changes, Details, ResourceName, ResourceSet, Status, Subscription, Version};
 
+use details::Shelf;
+pub(super) use resend::Resend;
 use row::Row;
 pub use search::{Counts, Found, Query};
 #[cfg(test)]
@@ -39,6 +43,7 @@ pub struct Streams(Arc<Inner>);
 struct Inner {
     opened: AtomicU64,
     live: Mutex<BTreeMap<u64, Arc<Cell>>>,
+    details: Shelf,
     /// What says why a name is not given.
     settings: Option<Settings>,
 }
@@ -82,6 +87,8 @@ pub struct StreamView {
     pub id: u64,
     /// Who.
     pub client: Arc<Client>,
+    /// What the client says of itself beside that.
+    pub details: Arc<Details>,
     /// Since when.
     pub opened: SystemTime,
     /// What it wants, by name.
@@ -136,18 +143,12 @@ const UNCOUNTED: u64 = u64::MAX;
 
 struct View {
     client: Arc<Client>,
+    details: Arc<Details>,
     /// What the stream looked at last.
     now: Option<Arc<ResourceSet>>,
     /// Sorted by name.
     rows: Vec<Row>,
     resend: Option<Resend>,
-}
-
-/// What an operator wants sent again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Resend {
-    Everything,
-    Name(ResourceName),
 }
 
 impl Streams {
@@ -163,7 +164,7 @@ impl Streams {
 
     pub(super) fn open(&self, client: Arc<Client>) -> Seat {
         let id = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
-        let view = View { client, now: None, rows: Vec::new(), resend: None };
+        let view = View { client, details: Arc::default(), now: None, rows: Vec::new(), resend: None };
         let cell = Arc::new(Cell {
             id,
             opened: SystemTime::now(),
@@ -188,48 +189,6 @@ impl Streams {
         self.len() == 0
     }
 
-    /// Makes streams send again what they hold: those of clients whose `node.id` is `node`, or of all; `name` alone, or
-    /// everything. Rejected content is sent again too. Says how many streams that concerns.
-    pub fn resend(&self, node: Option<&str>, name: Option<&str>) -> usize {
-        let mut concerned = 0;
-        for cell in self.cells() {
-            let mut view = cell.view();
-            let of_node = node.is_none_or(|node| view.client.node == node);
-            if !of_node || !view.rows.iter().any(|row| name.is_none_or(|name| row.name.as_str() == name)) {
-                continue;
-            }
-            view.resend = Some(match (view.resend.take(), name) {
-                (None, Some(name)) => Resend::Name(name.into()),
-                (Some(Resend::Name(before)), Some(name)) if before.as_str() == name => Resend::Name(before),
-                _ => Resend::Everything,
-            });
-            drop(view);
-            cell.asked.store(true, Ordering::Release);
-            cell.waker.wake();
-            concerned += 1;
-        }
-        concerned
-    }
-
-    /// The clients that a roll-out waits for and that have not this step of it. They are not named again before they have
-    /// another one.
-    pub(super) fn give_up(&self, step: u64) -> Vec<Arc<Client>> {
-        let without = |cell: &Arc<Cell>| {
-            let late = cell.step.load(Ordering::Relaxed) < step;
-            if late {
-                cell.step.store(UNCOUNTED, Ordering::Relaxed);
-            }
-            late
-        };
-        self.cells().iter().filter(|cell| without(cell)).map(|cell| cell.view().client.clone()).collect()
-    }
-
-    /// How many streams still have something of this version, as far as they were told.
-    #[must_use]
-    pub fn holders(&self, version: &Version) -> usize {
-        self.cells().iter().filter(|cell| cell.view().rows.iter().any(|row| row.has(version))).count()
-    }
-
     fn cells(&self) -> Vec<Arc<Cell>> {
         self.live().values().cloned().collect()
     }
@@ -244,6 +203,13 @@ impl Seat {
     /// The client has said who it is.
     pub(super) fn is(&self, client: Arc<Client>) {
         self.cell.view().client = client;
+    }
+
+    /// And this beside it; says how many bytes that costs.
+    pub(super) fn knows(&self, details: Details) -> usize {
+        let weight = details.weight();
+        self.cell.view().details = self.streams.0.details.share(details);
+        weight
     }
 
     /// These names of interest stand otherwise than before.
@@ -329,6 +295,8 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.streams.live().remove(&self.cell.id);
+        let details = std::mem::take(&mut self.cell.view().details);
+        self.streams.0.details.give_back(details);
     }
 }
 

@@ -3,9 +3,9 @@
 //! Envoy's first request carries about 61 KB of `Node`, 516 extension descriptors among it. The messages here declare
 //! only what is used, so the rest is skipped while decoding and never allocated.
 
-use prost_types::{Struct, value::Kind};
+use prost_types::Struct;
 
-use super::{ResourceName, Variant, Version};
+use super::{AgentVersion, EnvoyVersion, Node, ResourceName, UserAgent, Variant, Version};
 use crate::printable::is_hidden;
 
 /// `envoy.service.discovery.v3.DiscoveryRequest`, as far as it is used.
@@ -66,6 +66,10 @@ pub struct WireNode {
     cluster: String,
     #[prost(message, optional, tag = "3")]
     metadata: Option<Struct>,
+    #[prost(string, tag = "6")]
+    agent: String,
+    #[prost(string, tag = "7")]
+    agent_version: String,
     #[prost(message, optional, tag = "8")]
     build: Option<WireBuild>,
 }
@@ -84,6 +88,8 @@ struct WireVersion {
     major: u32,
     #[prost(uint32, tag = "2")]
     minor: u32,
+    #[prost(uint32, tag = "3")]
+    patch: u32,
 }
 
 /// `google.rpc.Status`.
@@ -95,62 +101,17 @@ pub struct WireStatus {
     message: String,
 }
 
-/// The version of Envoy that a node says it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EnvoyVersion {
-    /// Major version.
-    pub major: u32,
-    /// Minor version.
-    pub minor: u32,
-}
-
-/// Who a stream's client says it is, from its first message.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Node {
-    /// `node.id`.
-    pub id: String,
-    /// `node.cluster`.
-    pub cluster: String,
-    /// `node.user_agent_build_version`, when the client tells it.
-    pub version: Option<EnvoyVersion>,
-    /// `node.metadata`.
-    pub metadata: Option<Struct>,
-}
-
-impl Node {
-    /// A metadata value that is text.
-    #[must_use]
-    pub fn metadata_text(&self, key: &str) -> Option<&str> {
-        match self.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
-            Kind::StringValue(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// A metadata value that is a boolean, or a string that spells one as Go's `strconv.ParseBool` reads it;
-    /// anything else is as good as absent (what SPIRE does with `disable_spiffe_cert_validation`).
-    #[must_use]
-    pub fn metadata_flag(&self, key: &str) -> Option<bool> {
-        match self.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
-            Kind::BoolValue(value) => Some(*value),
-            Kind::StringValue(text) => match text.as_str() {
-                "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-                "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
 impl From<WireNode> for Node {
     fn from(wire: WireNode) -> Self {
         let version = wire.build.and_then(|build| build.version);
+        let build = version.map(|WireVersion { major, minor, patch }| AgentVersion::Build { major, minor, patch });
+        let text = Some(wire.agent_version).filter(|text| !text.is_empty()).map(AgentVersion::Text);
         Self {
             id: wire.id,
             cluster: wire.cluster,
             version: version.map(|v| EnvoyVersion { major: v.major, minor: v.minor }),
             metadata: wire.metadata,
+            agent: UserAgent { name: wire.agent, version: build.or(text) },
         }
     }
 }

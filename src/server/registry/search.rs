@@ -121,7 +121,13 @@ impl States {
 impl Cell {
     fn show(&self, view: &View, config: Option<&Config>) -> StreamView {
         let names = view.rows.iter().map(|row| row.view(view.now.as_deref(), config)).collect();
-        StreamView { id: self.id, client: view.client.clone(), opened: self.opened, names }
+        StreamView {
+            id: self.id,
+            client: view.client.clone(),
+            details: view.details.clone(),
+            opened: self.opened,
+            names,
+        }
     }
 }
 

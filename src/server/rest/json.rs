@@ -69,6 +69,8 @@ impl From<Node> for xds::Node {
             cluster: node.cluster,
             version: version.map(|it| EnvoyVersion { major: it.major_number, minor: it.minor_number }),
             metadata: node.metadata.map(fields),
+            // Nobody lists clients that ask once.
+            agent: xds::UserAgent::default(),
         }
     }
 }
