@@ -189,6 +189,25 @@ impl Streams {
         self.len() == 0
     }
 
+    /// The clients that a roll-out waits for and that have not this step of it. They are not named again before they have
+    /// another one.
+    pub(super) fn give_up(&self, step: u64) -> Vec<Arc<Client>> {
+        let without = |cell: &Arc<Cell>| {
+            let late = cell.step.load(Ordering::Relaxed) < step;
+            if late {
+                cell.step.store(UNCOUNTED, Ordering::Relaxed);
+            }
+            late
+        };
+        self.cells().iter().filter(|cell| without(cell)).map(|cell| cell.view().client.clone()).collect()
+    }
+
+    /// How many streams still have something of this version, as far as they were told.
+    #[must_use]
+    pub fn holders(&self, version: &Version) -> usize {
+        self.cells().iter().filter(|cell| cell.view().rows.iter().any(|row| row.has(version))).count()
+    }
+
     fn cells(&self) -> Vec<Arc<Cell>> {
         self.live().values().cloned().collect()
     }
