@@ -168,6 +168,7 @@ fn colored() -> bool {
 }
 
 /// From now on nobody waits for who reads standard output: for programs that serve others meanwhile.
+#[cfg(feature = "dev-issuer")]
 fn print_aside() -> io::Result<()> {
     let _ = ASIDE.set(logs::Queue::start("output", io::stdout())?);
     Ok(())

@@ -2,6 +2,7 @@
 #![cfg(feature = "dev-issuer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "shared with tests/workload_api.rs")]
 #[path = "workload_api/fixture.rs"]
 mod fixture;
 

@@ -1,7 +1,7 @@
 //! Reflection as `grpcurl` uses it: over a real socket, services listed, files fetched, and messages of Envoy's own API read
 //! through the descriptors that were fetched.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeSet,
     io,
     sync::{Arc, LazyLock, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use envoy_types::pb::envoy::{

@@ -132,7 +132,7 @@ pub enum InitError {
 
 /// Starts logging to standard error for the whole process, panics included; `colored` is about [`Format::Human`] only.
 ///
-/// From then on nothing else may write there: use [`print`], and [`flush`] before the process ends.
+/// From then on nothing else may write there: use [`print()`], and [`flush`] before the process ends.
 ///
 /// # Errors
 /// [`InitError`].
