@@ -2,6 +2,7 @@
 
 mod changes;
 mod interest;
+mod interests;
 mod outstanding;
 mod update;
 
@@ -18,8 +19,9 @@ use super::{
     response::state_digest,
 };
 pub use changes::Changes;
-use interest::{Interest, Interests, Plan};
+use interest::{Interest, Plan};
 pub use interest::{Status, asked};
+use interests::Interests;
 use outstanding::{Outstanding, Sent};
 pub use update::{Answer, Heard, Standing, Update};
 
