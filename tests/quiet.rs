@@ -169,11 +169,10 @@ async fn the_slow_do_not_keep_others_away() {
         });
     }
     // All places of the TCP listener are taken. Those of the Unix socket are not.
-    assert!(stage.logs("connection waits, there are as many as there may be").await);
+    assert!(stage.logs("as many connections as there may be, idle ones are closed for new ones").await);
     let started = Instant::now();
     assert!(stage.get("/ready").await.starts_with("HTTP/1.1 200"));
     stage.rotate().await;
-    assert!(slow.try_join_next().is_none(), "the slow were still there");
     assert!(Use::of(&stage).files < before.files + 70);
     // And soon it is the turn of those who wait behind the slow ones.
     let answer = tcp(&address, b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
