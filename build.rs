@@ -16,12 +16,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
 
-    println!("cargo:rustc-env=SPIFFE_SDS_COMMIT={}", commit());
+    // Not with our prefix: cargo sets these for what it runs too, and a variable that names no key stops the start.
+    println!("cargo:rustc-env=BUILD_COMMIT={}", commit());
     let features = ["dev-issuer", "otlp"];
     let built = |name: &&str| env::var_os(format!("CARGO_FEATURE_{}", name.to_uppercase().replace('-', "_"))).is_some();
     let features: Vec<_> = features.into_iter().filter(built).collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(" ") };
-    println!("cargo:rustc-env=SPIFFE_SDS_FEATURES={features}");
+    println!("cargo:rustc-env=BUILD_FEATURES={features}");
 
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).open_file("workload.proto")?;
@@ -43,8 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// What is built: the variable, for builds without a repository (images, packages), else what git says. Not in development,
 /// where each commit would compile everything anew.
 fn commit() -> String {
-    println!("cargo:rerun-if-env-changed=SPIFFE_SDS_COMMIT");
-    if let Some(commit) = env::var("SPIFFE_SDS_COMMIT").ok().filter(|commit| !commit.is_empty()) {
+    println!("cargo:rerun-if-env-changed=BUILD_COMMIT");
+    if let Some(commit) = env::var("BUILD_COMMIT").ok().filter(|commit| !commit.is_empty()) {
         return commit;
     }
     if env::var("PROFILE").as_deref() != Ok("release") {

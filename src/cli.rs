@@ -40,14 +40,8 @@ use tokio::{io::Interest, net::unix::pipe};
 use crate::{printable, telemetry::logs};
 
 /// The version, the commit that was built and what is in it.
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (",
-    env!("SPIFFE_SDS_COMMIT"),
-    ", features: ",
-    env!("SPIFFE_SDS_FEATURES"),
-    ")"
-);
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ", features: ", env!("BUILD_FEATURES"), ")");
 
 /// How long the end of the process waits for the reader of standard output.
 const LAST: Duration = Duration::from_millis(500);
