@@ -354,7 +354,7 @@ async fn pushes_have_spans_in_the_log_too() {
     .await;
 }
 
-#[ignore = "its last wait, for the message that the receiver is back, ends in vain since lines are kept a thread"]
+#[ignore = "its last wait, for the message that the receiver is back, ends in vain; the cause is not known"]
 #[tokio::test]
 async fn nothing_waits_for_a_receiver_that_is_not_there() {
     let log = LOG.clone();
